@@ -1,0 +1,30 @@
+package plugin
+
+import (
+	"runtime"
+	"testing"
+
+	"github.com/vishvananda/netns"
+)
+
+// within runs f on a thread of its own inside a named network namespace; a
+// socket that f opens stays there. The thread is thrown away afterwards.
+func within(t *testing.T, name string, f func()) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		ns, err := netns.GetFromName(name)
+		if err == nil {
+			err = netns.Set(ns)
+			ns.Close()
+		}
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatalf("entering %s: %v", name, err)
+	}
+}
