@@ -252,9 +252,9 @@ var groups = []struct {
 		{resource: "csidrivers", kind: "CSIDriver", flags: cluster | returns | requireRV},
 		{resource: "csinodes", kind: "CSINode", flags: cluster | returns | requireRV},
 		{resource: "csistoragecapacities", kind: "CSIStorageCapacity", flags: requireRV},
-		{resource: "storageclasses", kind: "StorageClass", flags: cluster | returns},
+		{resource: "storageclasses", kind: "StorageClass", flags: cluster | returns, short: s("sc")},
 		{resource: "volumeattachments", kind: "VolumeAttachment", flags: cluster | returns | requireRV, subs: []Subresource{status}},
-		{resource: "volumeattributesclasses", kind: "VolumeAttributesClass", flags: cluster | returns},
+		{resource: "volumeattributesclasses", kind: "VolumeAttributesClass", flags: cluster | returns, short: s("vac")},
 	}},
 	{"admissionregistration.k8s.io", "v1", []row{
 		{resource: "mutatingadmissionpolicies", kind: "MutatingAdmissionPolicy", flags: cluster | generation | requireRV, categories: s("api-extensions")},
