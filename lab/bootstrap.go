@@ -1,0 +1,132 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
+	"time"
+
+	"orrery/deploy"
+	"orrery/deploy/images"
+)
+
+// readyTimeout bounds the wait for every node to be Ready.
+const readyTimeout = 2 * time.Minute
+
+// bootstrapSteps are what the course does by hand in its second chapter.
+func (c *Cluster) bootstrapSteps(nodes *[]Node) []step {
+	head := func() Node { return (*nodes)[0] }
+	return []step{
+		{"kubeadm init: bootstrapping the control plane on " + c.Name, func(ctx context.Context) error {
+			return c.Docker.Do(ctx, "exec", head().Name, "kubeadm", "init", "--config", "/home/docker/config.yaml")
+		}},
+		{"Copying the kubeconfig", func(ctx context.Context) error { return c.writeKubeconfig(ctx, head()) }},
+		{"kubectl apply: installing the network plugin", func(ctx context.Context) error {
+			return c.kubectl(ctx, head(), "apply", "-f", "/home/docker/cni.yaml")
+		}},
+		{"kubeadm join: connecting the workers", func(ctx context.Context) error {
+			return c.join(ctx, head(), (*nodes)[1:])
+		}},
+		{"Waiting until every node is Ready", func(ctx context.Context) error { return c.waitReady(ctx, *nodes) }},
+	}
+}
+
+// kubeadmConfig is what `kubeadm init --config config.yaml` reads. The certificate is valid for the user's machine
+// too, because the API server is published there.
+var kubeadmConfig = template.Must(template.New("config.yaml").Parse(`apiVersion: kubeadm.k8s.io/v1beta4
+kind: InitConfiguration
+localAPIEndpoint:
+  advertiseAddress: {{.IP}}
+  bindPort: {{.Port}}
+nodeRegistration:
+  name: {{.Name}}
+  criSocket: unix:///run/orrery/cri.sock
+---
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: ClusterConfiguration
+kubernetesVersion: {{.Version}}
+imageRepository: {{.Repository}}
+networking:
+  podSubnet: 10.244.0.0/16
+  serviceSubnet: 10.96.0.0/12
+apiServer:
+  certSANs:
+  - 127.0.0.1
+  - localhost
+`))
+
+// writeFiles gives the control-plane node the files that the course's script leaves there.
+func (c *Cluster) writeFiles(ctx context.Context, nodes []Node) error {
+	head := nodes[0]
+	var config bytes.Buffer
+	if err := kubeadmConfig.Execute(&config, map[string]any{
+		"IP": head.IP, "Port": apiPort, "Name": head.Name, "Version": images.Tag, "Repository": images.Repository,
+	}); err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{"config.yaml": config.Bytes(), "cni.yaml": deploy.CNI, "app.yaml": deploy.App} {
+		if err := c.writeHome(ctx, head, name, content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeHome writes a file into the home of the node's user.
+func (c *Cluster) writeHome(ctx context.Context, n Node, name string, content []byte) error {
+	return c.Docker.Feed(ctx, bytes.NewReader(content), "exec", "--interactive", "--user", "docker", n.Name, "sh", "-c", "cat >/home/docker/"+name)
+}
+
+// join makes the nodes members of the cluster, with a token made for the purpose.
+func (c *Cluster) join(ctx context.Context, head Node, workers []Node) error {
+	if len(workers) == 0 {
+		return nil
+	}
+	command, err := c.Docker.Ask(ctx, "exec", head.Name, "kubeadm", "token", "create", "--print-join-command")
+	if err != nil {
+		return err
+	}
+	if c.Docker.DryRun != nil {
+		command = fmt.Sprintf("kubeadm join %s:%d --token TOKEN --discovery-token-ca-cert-hash sha256:HASH", head.IP, apiPort)
+	}
+	return c.each(ctx, workers, func(ctx context.Context, n Node) error {
+		return c.Docker.Do(ctx, append([]string{"exec", n.Name}, strings.Fields(command)...)...)
+	})
+}
+
+// waitReady waits until the API server says that each of the nodes is Ready.
+func (c *Cluster) waitReady(ctx context.Context, nodes []Node) error {
+	args := []string{"wait", "--for=condition=Ready", "--timeout=" + readyTimeout.String()}
+	for _, n := range nodes {
+		args = append(args, "node/"+n.Name)
+	}
+	return c.kubectl(ctx, nodes[0], args...)
+}
+
+// writeKubeconfig copies the administrator's kubeconfig to the user's machine, where the API server's address is
+// another, and to the home of the node's user.
+func (c *Cluster) writeKubeconfig(ctx context.Context, head Node) error {
+	err := c.Docker.Do(ctx, "exec", head.Name, "sh", "-c",
+		"install -D --owner docker --group docker --mode 600 /etc/kubernetes/admin.conf /home/docker/.kube/config"+
+			" && install -D --mode 600 /etc/kubernetes/admin.conf /root/.kube/config")
+	if err != nil {
+		return err
+	}
+	conf, err := c.Docker.Ask(ctx, "exec", head.Name, "cat", "/etc/kubernetes/admin.conf")
+	if err != nil || c.Docker.DryRun != nil {
+		return err
+	}
+	inside, outside := fmt.Sprintf("https://%s:%d", head.IP, apiPort), fmt.Sprintf("https://127.0.0.1:%d", head.Port)
+	if !strings.Contains(conf, inside) {
+		return errors.New("/etc/kubernetes/admin.conf does not name the server " + inside)
+	}
+	if err := os.MkdirAll(filepath.Dir(c.Kubeconfig()), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(c.Kubeconfig(), []byte(strings.ReplaceAll(conf, inside, outside)+"\n"), 0o600)
+}

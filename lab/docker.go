@@ -1,0 +1,132 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+)
+
+// Docker is the docker command line.
+type Docker struct {
+	// DryRun, when set, gets each command that would change something, and nothing is run. Questions then find
+	// a Docker that holds nothing.
+	DryRun io.Writer
+
+	mu sync.Mutex // orders the lines of DryRun
+}
+
+// Do runs a command that changes something. The error carries the last line of what docker said.
+func (d *Docker) Do(ctx context.Context, args ...string) error {
+	return d.Feed(ctx, nil, args...)
+}
+
+// Feed is Do with something on the command's standard input.
+func (d *Docker) Feed(ctx context.Context, stdin io.Reader, args ...string) error {
+	if d.DryRun != nil {
+		return d.print(stdin, args)
+	}
+	_, err := run(ctx, stdin, args)
+	return err
+}
+
+// Ask runs a command that only looks and returns what it printed, without space around it. In a dry run it
+// answers nothing.
+func (d *Docker) Ask(ctx context.Context, args ...string) (string, error) {
+	if d.DryRun != nil {
+		return "", nil
+	}
+	out, err := run(ctx, nil, args)
+	return strings.TrimSpace(out), err
+}
+
+// Lines is Ask, one string a line.
+func (d *Docker) Lines(ctx context.Context, args ...string) ([]string, error) {
+	out, err := d.Ask(ctx, args...)
+	if err != nil || out == "" {
+		return nil, err
+	}
+	return strings.Split(out, "\n"), nil
+}
+
+// Attach runs a command on the caller's own terminal or pipes. A command that fails there is an *exec.ExitError
+// with the command's own exit code.
+func (d *Docker) Attach(ctx context.Context, args ...string) error {
+	if d.DryRun != nil {
+		return d.print(nil, args)
+	}
+	cmd := exec.CommandContext(ctx, "docker", args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+func (d *Docker) print(stdin io.Reader, args []string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	line := "docker"
+	for _, arg := range args {
+		line += " " + quote(arg)
+	}
+	if stdin == nil {
+		_, err := fmt.Fprintln(d.DryRun, line)
+		return err
+	}
+	if _, isArchive := stdin.(*io.PipeReader); isArchive {
+		_, err := fmt.Fprintln(d.DryRun, line+" < (a tar archive)")
+		return err
+	}
+	text, err := io.ReadAll(stdin)
+	if err == nil {
+		_, err = fmt.Fprintf(d.DryRun, "%s <<'EOF'\n%s\nEOF\n", line, strings.TrimRight(string(text), "\n"))
+	}
+	return err
+}
+
+// quote writes an argument as a shell wants it.
+func quote(arg string) string {
+	if arg != "" && !strings.ContainsAny(arg, " \t\n'\"$&|;<>()*?[]#~`\\{}!") {
+		return arg
+	}
+	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+}
+
+func run(ctx context.Context, stdin io.Reader, args []string) (string, error) {
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, "docker", args...)
+	// The images are built without BuildKit's extensions, and an engine without buildx must do.
+	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=0")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return stdout.String(), nil
+	case ctx.Err() != nil:
+		return stdout.String(), fmt.Errorf("docker %s: %w", args[0], context.Cause(ctx))
+	case errors.As(err, &exit):
+		return stdout.String(), fmt.Errorf("docker %s: %w", args[0], &CommandError{exit.ExitCode(), stdout.String(), stderr.String()})
+	}
+	return "", fmt.Errorf("docker %s: %w", args[0], err)
+}
+
+// CommandError is what a failed docker command said.
+type CommandError struct {
+	Code           int
+	Stdout, Stderr string
+}
+
+// Error is the last line that was not empty.
+func (e *CommandError) Error() string {
+	for _, text := range []string{e.Stderr, e.Stdout} {
+		lines := strings.Split(strings.TrimSpace(text), "\n")
+		if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
+			return strings.TrimPrefix(last, "Error response from daemon: ")
+		}
+	}
+	return fmt.Sprintf("exit code %d", e.Code)
+}
