@@ -1,0 +1,153 @@
+package kinds
+
+import (
+	"fmt"
+	"strconv"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	flowv1 "k8s.io/api/flowcontrol/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	nodev1 "k8s.io/api/node/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+)
+
+// rules has what is particular to each kind, by group and kind.
+//
+// Upstream: pkg/registry/<group>/<resource>/strategy.go for the behaviour, pkg/printers/internalversion/printers.go for the columns.
+var rules = map[string]func(*Kind){
+	"/Pod": set(podRule),
+	"/PodTemplate": set(rule[corev1.PodTemplate]{Default: defaultPodTemplate,
+		Columns: "Name, Containers, Images, Pod Labels", Cells: podTemplateCells}),
+	"/ReplicationController": set(rule[corev1.ReplicationController]{Default: defaultReplicationController,
+		Fields: map[string]func(*corev1.ReplicationController) string{
+			"status.replicas": func(rc *corev1.ReplicationController) string { return strconv.Itoa(int(rc.Status.Replicas)) }},
+		Columns: "Name, Desired:int, Current:int, Ready:int, Age, Containers*, Images*, Selector*", Cells: replicationControllerCells}),
+	"apps/Deployment": set(rule[appsv1.Deployment]{Default: defaultDeployment, Update: updateDeployment,
+		Columns: "Name, Ready, Up-to-date, Available, Age, Containers*, Images*, Selector*", Cells: deploymentCells,
+		More: func(k *Kind) { prepareSub(k, "status", prepareDeploymentStatus, nil) }}),
+	"apps/ReplicaSet": set(rule[appsv1.ReplicaSet]{Default: defaultReplicaSet,
+		Fields: map[string]func(*appsv1.ReplicaSet) string{
+			"status.replicas": func(rs *appsv1.ReplicaSet) string { return strconv.Itoa(int(rs.Status.Replicas)) }},
+		Columns: "Name, Desired:int, Current:int, Ready:int, Age, Containers*, Images*, Selector*", Cells: replicaSetCells}),
+	"apps/DaemonSet": set(rule[appsv1.DaemonSet]{Default: defaultDaemonSet,
+		Columns: "Name, Desired:int, Current:int, Ready:int, Up-to-date:int, Available:int, Node Selector, Age, Containers*, Images*, Selector*", Cells: daemonSetCells}),
+	"apps/StatefulSet": set(rule[appsv1.StatefulSet]{Default: defaultStatefulSet,
+		Columns: "Name, Ready, Age, Containers*, Images*", Cells: statefulSetCells}),
+	"apps/ControllerRevision": set(rule[appsv1.ControllerRevision]{
+		Columns: "Name, Controller, Revision, Age", Cells: controllerRevisionCells}),
+	"batch/Job": set(rule[batchv1.Job]{Default: defaultJob, Create: createJob,
+		Fields: map[string]func(*batchv1.Job) string{
+			"status.successful": func(j *batchv1.Job) string { return strconv.Itoa(int(j.Status.Succeeded)) }},
+		Columns: "Name, Status, Completions, Duration, Age, Containers*, Images*, Selector*", Cells: jobCells}),
+	"batch/CronJob": set(rule[batchv1.CronJob]{Default: defaultCronJob,
+		Columns: "Name, Schedule, Timezone, Suspend:bool, Active:int, Last Schedule, Age, Containers*, Images*, Selector*", Cells: cronJobCells}),
+	"autoscaling/HorizontalPodAutoscaler": set(rule[autoscalingv2.HorizontalPodAutoscaler]{Default: defaultHPA,
+		Columns: "Name, Reference, Targets, MinPods, MaxPods, Replicas, Age", Cells: hpaCells}),
+	"policy/PodDisruptionBudget": set(rule[policyv1.PodDisruptionBudget]{
+		Columns: "Name, Min Available, Max Unavailable, Allowed Disruptions:int, Age", Cells: pdbCells}),
+
+	"/Service": set(rule[corev1.Service]{Default: defaultService, Create: createService, Update: updateService,
+		Name: validation.NameIsDNSLabel,
+		Fields: map[string]func(*corev1.Service) string{
+			"spec.clusterIP": func(s *corev1.Service) string { return s.Spec.ClusterIP },
+			"spec.type":      func(s *corev1.Service) string { return string(s.Spec.Type) }},
+		Columns: "Name, Type, Cluster-IP, External-IP, Port(s), Age, Selector*", Cells: serviceCells}),
+	"/Endpoints": set(rule[corev1.Endpoints]{Default: defaultEndpoints,
+		Columns: "Name, Endpoints, Age", Cells: endpointsCells}),
+	"discovery.k8s.io/EndpointSlice": set(rule[discoveryv1.EndpointSlice]{Default: defaultEndpointSlice, Update: updateEndpointSlice,
+		Columns: "Name, AddressType, Ports, Endpoints, Age", Cells: endpointSliceCells}),
+	"networking.k8s.io/Ingress": set(rule[networkingv1.Ingress]{
+		Columns: "Name, Class, Hosts, Address, Ports, Age", Cells: ingressCells}),
+	"networking.k8s.io/IngressClass": set(rule[networkingv1.IngressClass]{Default: defaultIngressClass,
+		Columns: "Name, Controller, Parameters, Age", Cells: ingressClassCells}),
+	"networking.k8s.io/NetworkPolicy": set(rule[networkingv1.NetworkPolicy]{Default: defaultNetworkPolicy,
+		Columns: "Name, Pod-Selector, Age", Cells: networkPolicyCells}),
+	"networking.k8s.io/IPAddress":   set(rule[networkingv1.IPAddress]{Columns: "Name, ParentRef", Cells: ipAddressCells}),
+	"networking.k8s.io/ServiceCIDR": set(rule[networkingv1.ServiceCIDR]{Columns: "Name, CIDRs, Age", Cells: serviceCIDRCells}),
+
+	"/Namespace": set(namespaceRule),
+	"/Node": set(rule[corev1.Node]{Default: defaultNode,
+		Fields: map[string]func(*corev1.Node) string{
+			"spec.unschedulable": func(n *corev1.Node) string { return fmt.Sprint(n.Spec.Unschedulable) }},
+		Columns: "Name, Status, Roles, Age, Version, Internal-IP*, External-IP*, OS-Image*, Kernel-Version*, Container-Runtime*", Cells: nodeCells}),
+	"/ConfigMap": set(rule[corev1.ConfigMap]{
+		Columns: "Name, Data, Age", Cells: configMapCells}),
+	"/Secret": set(rule[corev1.Secret]{Default: defaultSecret,
+		Fields: map[string]func(*corev1.Secret) string{
+			"type": func(s *corev1.Secret) string { return string(s.Type) }},
+		Columns: "Name, Type, Data, Age", Cells: secretCells}),
+	"/ServiceAccount": set(rule[corev1.ServiceAccount]{Columns: "Name, Age",
+		Cells: func(sa *corev1.ServiceAccount) []any { return ageCells(sa) }}),
+	"/Event": set(eventRule),
+	"/ResourceQuota": set(rule[corev1.ResourceQuota]{Default: defaultQuota,
+		Columns: "Name, Request, Limit, Age", Cells: quotaCells}),
+	"/LimitRange": set(rule[corev1.LimitRange]{Default: defaultLimitRange}),
+	"/PersistentVolume": set(rule[corev1.PersistentVolume]{Default: defaultVolumeObject,
+		Columns: "Name, Capacity, Access Modes, Reclaim Policy, Status, Claim, StorageClass, VolumeAttributesClass, Reason, Age, VolumeMode*", Cells: volumeCells}),
+	"/PersistentVolumeClaim": set(rule[corev1.PersistentVolumeClaim]{Default: defaultClaim,
+		Columns: "Name, Status, Volume, Capacity, Access Modes, StorageClass, VolumeAttributesClass, Age, VolumeMode*", Cells: claimCells}),
+
+	"rbac.authorization.k8s.io/Role":        set(rule[rbacv1.Role]{Name: path.ValidatePathSegmentName}),
+	"rbac.authorization.k8s.io/ClusterRole": set(rule[rbacv1.ClusterRole]{Name: path.ValidatePathSegmentName}),
+	"rbac.authorization.k8s.io/RoleBinding": set(rule[rbacv1.RoleBinding]{Default: defaultRoleBinding,
+		Name: path.ValidatePathSegmentName, Columns: "Name, Role, Age, Users*, Groups*, ServiceAccounts*", Cells: roleBindingCells}),
+	"rbac.authorization.k8s.io/ClusterRoleBinding": set(rule[rbacv1.ClusterRoleBinding]{Default: defaultClusterRoleBinding,
+		Name: path.ValidatePathSegmentName, Columns: "Name, Role, Age, Users*, Groups*, ServiceAccounts*", Cells: clusterRoleBindingCells}),
+
+	"certificates.k8s.io/CertificateSigningRequest": set(csrRule),
+	"coordination.k8s.io/Lease": set(rule[coordinationv1.Lease]{
+		Columns: "Name, Holder, Age", Cells: leaseCells}),
+	"scheduling.k8s.io/PriorityClass": set(rule[schedulingv1.PriorityClass]{Default: defaultPriorityClass,
+		Columns: "Name, Value:int, Global-Default:bool, Age, PreemptionPolicy", Cells: priorityClassCells}),
+	"node.k8s.io/RuntimeClass": set(rule[nodev1.RuntimeClass]{
+		Columns: "Name, Handler, Age", Cells: runtimeClassCells}),
+
+	"storage.k8s.io/StorageClass": set(rule[storagev1.StorageClass]{Default: defaultStorageClass,
+		Columns: "Name, Provisioner, ReclaimPolicy, VolumeBindingMode, AllowVolumeExpansion, Age", Cells: storageClassCells}),
+	"storage.k8s.io/CSIDriver": set(rule[storagev1.CSIDriver]{Default: defaultCSIDriver,
+		Columns: "Name, AttachRequired:bool, PodInfoOnMount:bool, StorageCapacity:bool, TokenRequests, RequiresRepublish:bool, Modes, Age", Cells: csiDriverCells}),
+	"storage.k8s.io/CSINode": set(rule[storagev1.CSINode]{Columns: "Name, Drivers:int, Age", Cells: csiNodeCells}),
+	"storage.k8s.io/VolumeAttachment": set(rule[storagev1.VolumeAttachment]{
+		Columns: "Name, Attacher, PV, Node, Attached:bool, Age", Cells: attachmentCells}),
+	"storage.k8s.io/VolumeAttributesClass": set(rule[storagev1.VolumeAttributesClass]{Columns: "Name, DriverName, Age", Cells: attributesClassCells}),
+
+	"resource.k8s.io/DeviceClass": set(rule[resourcev1.DeviceClass]{Columns: "Name, Age",
+		Cells: func(c *resourcev1.DeviceClass) []any { return ageCells(c) }}),
+	"resource.k8s.io/ResourceClaim": set(rule[resourcev1.ResourceClaim]{Columns: "Name, State, Age", Cells: resourceClaimCells}),
+	"resource.k8s.io/ResourceClaimTemplate": set(rule[resourcev1.ResourceClaimTemplate]{Columns: "Name, Age",
+		Cells: func(t *resourcev1.ResourceClaimTemplate) []any { return ageCells(t) }}),
+	"resource.k8s.io/ResourceSlice": set(rule[resourcev1.ResourceSlice]{
+		Fields: map[string]func(*resourcev1.ResourceSlice) string{
+			"spec.nodeName": func(s *resourcev1.ResourceSlice) string { return show(s.Spec.NodeName, "") },
+			"spec.driver":   func(s *resourcev1.ResourceSlice) string { return s.Spec.Driver }},
+		Columns: "Name, Node, Driver, Pool, Age", Cells: resourceSliceCells}),
+
+	"admissionregistration.k8s.io/ValidatingWebhookConfiguration": set(rule[admissionv1.ValidatingWebhookConfiguration]{Default: defaultValidatingWebhooks,
+		Columns: "Name, Webhooks:int, Age", Cells: validatingWebhookCells}),
+	"admissionregistration.k8s.io/MutatingWebhookConfiguration": set(rule[admissionv1.MutatingWebhookConfiguration]{Default: defaultMutatingWebhooks,
+		Columns: "Name, Webhooks:int, Age", Cells: mutatingWebhookCells}),
+	"admissionregistration.k8s.io/ValidatingAdmissionPolicy": set(rule[admissionv1.ValidatingAdmissionPolicy]{
+		Columns: "Name, Validations:int, ParamKind, Age", Cells: validatingPolicyCells}),
+	"admissionregistration.k8s.io/ValidatingAdmissionPolicyBinding": set(rule[admissionv1.ValidatingAdmissionPolicyBinding]{
+		Columns: "Name, PolicyName, ParamRef, Age", Cells: validatingPolicyBindingCells}),
+	"admissionregistration.k8s.io/MutatingAdmissionPolicy": set(rule[admissionv1.MutatingAdmissionPolicy]{
+		Columns: "Name, Mutations:int, ParamKind, Age", Cells: mutatingPolicyCells}),
+	"admissionregistration.k8s.io/MutatingAdmissionPolicyBinding": set(rule[admissionv1.MutatingAdmissionPolicyBinding]{
+		Columns: "Name, PolicyName, ParamRef, Age", Cells: mutatingPolicyBindingCells}),
+	"flowcontrol.apiserver.k8s.io/FlowSchema": set(rule[flowv1.FlowSchema]{
+		Columns: "Name, PriorityLevel, MatchingPrecedence, DistinguisherMethod, Age, MissingPL", Cells: flowSchemaCells}),
+	"flowcontrol.apiserver.k8s.io/PriorityLevelConfiguration": set(rule[flowv1.PriorityLevelConfiguration]{
+		Columns: "Name, Type, NominalConcurrencyShares, Queues, HandSize, QueueLengthLimit, Age", Cells: priorityLevelCells}),
+}
