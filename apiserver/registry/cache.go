@@ -1,0 +1,276 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"orrery/apiserver/kinds"
+	"orrery/apiserver/store"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+const (
+	// ringSize is how many events of a resource a watcher may lag behind.
+	ringSize = 4096
+	// progressEvery is how often the store is asked again how far it is.
+	progressEvery = 100 * time.Millisecond
+	// freshFor is how long a read waits for the cache to reach a revision.
+	freshFor = 3 * time.Second
+	// relistAfter is the pause before a broken store watch is made anew.
+	relistAfter = 100 * time.Millisecond
+)
+
+var errTooFarAhead = errors.New("the revision has not been reached")
+
+// item is one object in the cache.
+type item struct {
+	key string
+	obj runtime.Object
+	rev int64
+}
+
+// Event is one change of one object. It is shared by all watchers.
+type Event struct {
+	Type watch.EventType // Added, Modified or Deleted
+	Key  string
+	// Object after the change; for Deleted the last state, with the revision of the deletion.
+	Object runtime.Object
+	// Prev is the object before the change; nil for Added.
+	Prev     runtime.Object
+	Revision int64
+	// encoded holds the forms in which the event has been sent already.
+	encoded sync.Map
+}
+
+// Once returns the value for key that make made the first time: one encoding
+// of an event serves all watchers that want the same form.
+func (e *Event) Once(key any, make func() ([]byte, error)) ([]byte, error) {
+	if v, ok := e.encoded.Load(key); ok {
+		return v.([]byte), nil
+	}
+	b, err := make()
+	if err == nil {
+		e.encoded.Store(key, b)
+	}
+	return b, err
+}
+
+// cache follows one resource in the store.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/storage/cacher/cacher.go, Cacher.
+type cache struct {
+	kind  *kinds.Kind
+	store store.Store
+	log   *slog.Logger
+
+	mu    sync.RWMutex
+	ready bool
+	items []*item // sorted by key; what they point at never changes
+	// ring holds the newest events; ring[i] has the number base+i.
+	ring []*Event
+	base int64
+	// oldest is the revision after which the ring is complete.
+	oldest int64
+	// rev is how far the cache has come.
+	rev int64
+	// wake is closed and replaced after every change of the above.
+	wake chan struct{}
+	done bool
+}
+
+func newCache(k *kinds.Kind, st store.Store, log *slog.Logger) *cache {
+	return &cache{kind: k, store: st, log: log, wake: make(chan struct{})}
+}
+
+// run lists and watches until ctx ends.
+func (c *cache) run(ctx context.Context) {
+	defer c.finish()
+	for ctx.Err() == nil {
+		err := c.follow(ctx)
+		if ctx.Err() != nil || errors.Is(err, store.ErrClosed) {
+			return
+		}
+		c.log.Warn("watch of the store ended, listing again", "resource", c.kind.GR().String(), "err", err)
+		select {
+		case <-time.After(relistAfter):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (c *cache) finish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done = true
+	c.broadcast()
+}
+
+func (c *cache) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	prefix := c.kind.Key("", "")
+	l, err := c.store.List(ctx, prefix, store.ListOptions{})
+	if err != nil {
+		return err
+	}
+	items := make([]*item, 0, len(l.Entries))
+	for _, e := range l.Entries {
+		obj, err := Decode(c.kind, e.Value, e.Revision)
+		if err != nil {
+			c.log.Error("unreadable object left out", "key", e.Key, "err", err)
+			continue
+		}
+		items = append(items, &item{e.Key, obj, e.Revision})
+	}
+	c.mu.Lock()
+	// Whoever watches has missed something: their cursors fall before base.
+	c.base += int64(len(c.ring)) + 1
+	c.items, c.ring, c.oldest, c.rev, c.ready = items, nil, l.Revision, l.Revision, true
+	c.broadcast()
+	c.mu.Unlock()
+	for batch := range c.store.Watch(ctx, prefix, l.Revision) {
+		if batch.Err != nil {
+			return batch.Err
+		}
+		c.apply(batch)
+	}
+	return errors.New("the watch was closed")
+}
+
+// broadcast wakes everybody who waits; c.mu is held.
+func (c *cache) broadcast() {
+	close(c.wake)
+	c.wake = make(chan struct{})
+}
+
+func (c *cache) apply(b store.Batch) {
+	decoded := make([]runtime.Object, len(b.Events))
+	for i, e := range b.Events {
+		if e.Deleted() {
+			continue
+		}
+		obj, err := Decode(c.kind, e.Value, e.Revision)
+		if err != nil {
+			c.log.Error("unreadable object left out", "key", e.Key, "err", err)
+			continue
+		}
+		decoded[i] = obj
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, e := range b.Events {
+		if ev := c.change(e, decoded[i]); ev != nil {
+			c.ring = append(c.ring, ev)
+		}
+	}
+	if cut := len(c.ring) - ringSize; cut > ringSize/4 {
+		c.oldest = c.ring[cut-1].Revision
+		c.ring = slices.Clone(c.ring[cut:])
+		c.base += int64(cut)
+	}
+	c.rev = max(c.rev, b.Revision)
+	c.broadcast()
+}
+
+// change brings one write into items and says what watchers are to see.
+func (c *cache) change(e store.Event, obj runtime.Object) *Event {
+	i := sort.Search(len(c.items), func(i int) bool { return c.items[i].key >= e.Key })
+	found := i < len(c.items) && c.items[i].key == e.Key
+	var prev runtime.Object
+	if found {
+		prev = c.items[i].obj
+	}
+	switch {
+	case e.Deleted() && !found, !e.Deleted() && obj == nil:
+		return nil
+	case e.Deleted():
+		c.items = slices.Delete(c.items, i, i+1)
+		return &Event{Type: watch.Deleted, Key: e.Key, Object: atRevision(prev, e.Revision), Prev: prev, Revision: e.Revision}
+	case found:
+		c.items[i] = &item{e.Key, obj, e.Revision}
+		return &Event{Type: watch.Modified, Key: e.Key, Object: obj, Prev: prev, Revision: e.Revision}
+	}
+	c.items = slices.Insert(c.items, i, &item{e.Key, obj, e.Revision})
+	return &Event{Type: watch.Added, Key: e.Key, Object: obj, Revision: e.Revision}
+}
+
+// atRevision is a copy of the object with another resourceVersion.
+func atRevision(obj runtime.Object, rev int64) runtime.Object {
+	obj = obj.DeepCopyObject()
+	if m, err := meta.Accessor(obj); err == nil {
+		m.SetResourceVersion(strconv.FormatInt(rev, 10))
+	}
+	return obj
+}
+
+// snapshot returns the items under a key prefix, and the revision they are of.
+func (c *cache) snapshot(prefix string) ([]*item, int64) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	from := sort.Search(len(c.items), func(i int) bool { return c.items[i].key >= prefix })
+	rest := c.items[from:]
+	n := sort.Search(len(rest), func(i int) bool { return !strings.HasPrefix(rest[i].key, prefix) })
+	return slices.Clone(rest[:n]), c.rev
+}
+
+// wait blocks until the cache has reached a revision. errTooFarAhead after freshFor.
+func (c *cache) wait(ctx context.Context, rev int64) error {
+	var expired <-chan time.Time
+	var ticker *time.Ticker
+	for {
+		c.mu.RLock()
+		ready, at, wake, done := c.ready, c.rev, c.wake, c.done
+		c.mu.RUnlock()
+		if ready && at >= rev {
+			return nil
+		}
+		if done {
+			return store.ErrClosed
+		}
+		if expired == nil {
+			timer := time.NewTimer(freshFor)
+			defer timer.Stop()
+			ticker = time.NewTicker(progressEvery)
+			defer ticker.Stop()
+			expired = timer.C
+			if ready {
+				if err := c.store.Progress(ctx); err != nil {
+					return err
+				}
+			}
+		}
+		select {
+		case <-wake:
+		case <-ticker.C:
+			if err := c.store.Progress(ctx); err != nil {
+				return err
+			}
+		case <-expired:
+			return fmt.Errorf("waiting for revision %d at %d: %w", rev, at, errTooFarAhead)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// get returns the cached object of a key, or nil.
+func (c *cache) get(key string) runtime.Object {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	i := sort.Search(len(c.items), func(i int) bool { return c.items[i].key >= key })
+	if i < len(c.items) && c.items[i].key == key {
+		return c.items[i].obj
+	}
+	return nil
+}

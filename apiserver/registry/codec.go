@@ -1,0 +1,72 @@
+package registry
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"orrery/apiserver/kinds"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/client-go/kubernetes/scheme"
+)
+
+var proto = protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
+
+// Encode makes the value that the store keeps: the protobuf envelope "k8s\0"
+// for built-in kinds, JSON for custom resources. The resourceVersion is not
+// part of it: the store's revision is. obj is not changed.
+//
+// Upstream: staging/src/k8s.io/apimachinery/pkg/runtime/serializer/protobuf, Serializer.
+func Encode(k *kinds.Kind, obj runtime.Object) ([]byte, error) {
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return nil, err
+	}
+	if m.GetResourceVersion() != "" || m.GetSelfLink() != "" {
+		obj = obj.DeepCopyObject()
+		if m, err = meta.Accessor(obj); err != nil {
+			return nil, err
+		}
+		m.SetResourceVersion("")
+		m.SetSelfLink("")
+	}
+	obj.GetObjectKind().SetGroupVersionKind(k.GVK())
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		return json.Marshal(u.Object)
+	}
+	var b bytes.Buffer
+	if err := proto.Encode(obj, &b); err != nil {
+		return nil, fmt.Errorf("encoding %s %s/%s: %w", k.Kind, m.GetNamespace(), m.GetName(), err)
+	}
+	return b.Bytes(), nil
+}
+
+// Decode is the way back; revision becomes the object's resourceVersion. The
+// kind's defaults are filled in, since a value may be older than a default.
+func Decode(k *kinds.Kind, value []byte, revision int64) (runtime.Object, error) {
+	obj := k.New()
+	var err error
+	if bytes.HasPrefix(value, []byte("{")) {
+		err = json.Unmarshal(value, obj)
+	} else {
+		_, _, err = proto.Decode(value, nil, obj)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decoding a stored %s: %w", k.Kind, err)
+	}
+	obj.GetObjectKind().SetGroupVersionKind(k.GVK())
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return nil, err
+	}
+	m.SetResourceVersion(strconv.FormatInt(revision, 10))
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	return obj, nil
+}

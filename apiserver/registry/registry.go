@@ -1,0 +1,167 @@
+package registry
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"orrery/apiserver/kinds"
+	"orrery/apiserver/objects"
+	"orrery/apiserver/store"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Registry holds a Resource for every stored kind of the table. Make it with New.
+type Registry struct {
+	table *kinds.Table
+	store store.Store
+	log   *slog.Logger
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	caches sync.WaitGroup
+
+	mu        sync.Mutex
+	resources map[*kinds.Kind]*Resource
+}
+
+var _ objects.Client = (*Registry)(nil)
+
+// New returns a registry over a store. The caches that it starts, when they are
+// first asked for, live until ctx ends or Close is called.
+func New(ctx context.Context, table *kinds.Table, st store.Store, log *slog.Logger) *Registry {
+	ctx, cancel := context.WithCancel(ctx)
+	return &Registry{table: table, store: st, log: log, ctx: ctx, cancel: cancel, resources: map[*kinds.Kind]*Resource{}}
+}
+
+// Close ends all caches, and with them all watches, and waits for them.
+func (r *Registry) Close() {
+	r.cancel()
+	r.caches.Wait()
+}
+
+// Warm starts the caches of all stored kinds, so that the first client does not
+// wait and a client that comes back after a restart can resume its watch.
+func (r *Registry) Warm() {
+	for _, k := range r.table.All() {
+		if !k.Virtual() && k.Hub == nil {
+			r.For(k).cache()
+		}
+	}
+}
+
+// For returns the Resource that stores a kind; versions of one kind share it.
+func (r *Registry) For(k *kinds.Kind) *Resource {
+	k = k.Stored()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	res, ok := r.resources[k]
+	if !ok {
+		res = &Resource{registry: r, Kind: k}
+		r.resources[k] = res
+	}
+	return res
+}
+
+// Forget drops the Resource of a kind that is no longer served; its watches end.
+func (r *Registry) Forget(k *kinds.Kind) {
+	r.mu.Lock()
+	res := r.resources[k]
+	delete(r.resources, k)
+	r.mu.Unlock()
+	if res != nil {
+		res.stop()
+	}
+}
+
+func (r *Registry) resource(gr schema.GroupResource) (*Resource, error) {
+	k := r.table.Stored(gr)
+	if k == nil || k.Virtual() {
+		return nil, apierrors.NewNotFound(gr, "")
+	}
+	return r.For(k), nil
+}
+
+// Get implements objects.Reader.
+func (r *Registry) Get(ctx context.Context, gr schema.GroupResource, namespace, name string) (runtime.Object, error) {
+	res, err := r.resource(gr)
+	if err != nil {
+		return nil, err
+	}
+	return res.Cached(ctx, namespace, name)
+}
+
+// List implements objects.Reader.
+func (r *Registry) List(ctx context.Context, gr schema.GroupResource, namespace string, selector labels.Selector) ([]runtime.Object, error) {
+	res, err := r.resource(gr)
+	if err != nil {
+		return nil, err
+	}
+	c := res.cache()
+	if err := c.wait(ctx, res.lastWrite.Load()); err != nil {
+		return nil, err
+	}
+	items, _ := c.snapshot(res.Kind.Key(namespace, ""))
+	out := make([]runtime.Object, 0, len(items))
+	for _, it := range items {
+		if selector != nil && !selector.Empty() {
+			m, err := meta.Accessor(it.obj)
+			if err != nil || !selector.Matches(labels.Set(m.GetLabels())) {
+				continue
+			}
+		}
+		out = append(out, it.obj)
+	}
+	return out, nil
+}
+
+// Create implements objects.Client.
+func (r *Registry) Create(ctx context.Context, gr schema.GroupResource, obj runtime.Object) (runtime.Object, error) {
+	res, err := r.resource(gr)
+	if err != nil {
+		return nil, err
+	}
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return nil, err
+	}
+	obj = obj.DeepCopyObject()
+	res.Default(obj)
+	return res.Create(ctx, m.GetNamespace(), obj, WriteOptions{})
+}
+
+// Update implements objects.Client.
+func (r *Registry) Update(ctx context.Context, gr schema.GroupResource, namespace, name, subresource string, change func(runtime.Object) error) (runtime.Object, error) {
+	res, err := r.resource(gr)
+	if err != nil {
+		return nil, err
+	}
+	obj, _, err := res.Update(ctx, namespace, name, func(_ context.Context, obj runtime.Object) (runtime.Object, error) {
+		m, err := meta.Accessor(obj)
+		if err != nil {
+			return nil, err
+		}
+		if err := change(obj); err != nil {
+			return nil, err
+		}
+		m.SetResourceVersion("") // written again on top of whatever is there
+		res.Default(obj)
+		return obj, nil
+	}, WriteOptions{Subresource: res.Kind.Sub(subresource), AnyVersion: true})
+	return obj, err
+}
+
+// Delete implements objects.Client.
+func (r *Registry) Delete(ctx context.Context, gr schema.GroupResource, namespace, name string) error {
+	res, err := r.resource(gr)
+	if err != nil {
+		return err
+	}
+	_, _, err = res.Delete(ctx, namespace, name, nil, WriteOptions{})
+	return err
+}
