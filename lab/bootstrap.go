@@ -11,7 +11,6 @@ import (
 	"text/template"
 	"time"
 
-	"orrery/deploy"
 	"orrery/deploy/images"
 )
 
@@ -60,26 +59,15 @@ apiServer:
   - localhost
 `))
 
-// writeFiles gives the control-plane node the files that the course's script leaves there.
-func (c *Cluster) writeFiles(ctx context.Context, nodes []Node) error {
-	head := nodes[0]
+// writeConfig writes config.yaml into the home of the control-plane node's user, where the manifests are already.
+func (c *Cluster) writeConfig(ctx context.Context, head Node) error {
 	var config bytes.Buffer
 	if err := kubeadmConfig.Execute(&config, map[string]any{
 		"IP": head.IP, "Port": apiPort, "Name": head.Name, "Version": images.Tag, "Repository": images.Repository,
 	}); err != nil {
 		return err
 	}
-	for name, content := range map[string][]byte{"config.yaml": config.Bytes(), "cni.yaml": deploy.CNI, "app.yaml": deploy.App} {
-		if err := c.writeHome(ctx, head, name, content); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// writeHome writes a file into the home of the node's user.
-func (c *Cluster) writeHome(ctx context.Context, n Node, name string, content []byte) error {
-	return c.Docker.Feed(ctx, bytes.NewReader(content), "exec", "--interactive", "--user", "docker", n.Name, "sh", "-c", "cat >/home/docker/"+name)
+	return c.Docker.Feed(ctx, &config, "exec", "--interactive", "--user", "docker", head.Name, "sh", "-c", "cat >/home/docker/config.yaml")
 }
 
 // join makes the nodes members of the cluster, with a token made for the purpose.
@@ -87,12 +75,12 @@ func (c *Cluster) join(ctx context.Context, head Node, workers []Node) error {
 	if len(workers) == 0 {
 		return nil
 	}
-	command, err := c.Docker.Ask(ctx, "exec", head.Name, "kubeadm", "token", "create", "--print-join-command")
-	if err != nil {
-		return err
-	}
-	if c.Docker.DryRun != nil {
-		command = fmt.Sprintf("kubeadm join %s:%d --token TOKEN --discovery-token-ca-cert-hash sha256:HASH", head.IP, apiPort)
+	command := fmt.Sprintf("kubeadm join %s:%d --token TOKEN --discovery-token-ca-cert-hash sha256:HASH", head.IP, apiPort)
+	if c.Docker.DryRun == nil {
+		var err error
+		if command, err = c.Docker.Ask(ctx, "exec", head.Name, "kubeadm", "token", "create", "--print-join-command"); err != nil {
+			return err
+		}
 	}
 	return c.each(ctx, workers, func(ctx context.Context, n Node) error {
 		return c.Docker.Do(ctx, append([]string{"exec", n.Name}, strings.Fields(command)...)...)
@@ -117,8 +105,11 @@ func (c *Cluster) writeKubeconfig(ctx context.Context, head Node) error {
 	if err != nil {
 		return err
 	}
+	if c.Docker.DryRun != nil {
+		return nil
+	}
 	conf, err := c.Docker.Ask(ctx, "exec", head.Name, "cat", "/etc/kubernetes/admin.conf")
-	if err != nil || c.Docker.DryRun != nil {
+	if err != nil {
 		return err
 	}
 	inside, outside := fmt.Sprintf("https://%s:%d", head.IP, apiPort), fmt.Sprintf("https://127.0.0.1:%d", head.Port)

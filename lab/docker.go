@@ -14,9 +14,11 @@ import (
 
 // Docker is the docker command line.
 type Docker struct {
-	// DryRun, when set, gets each command that would change something, and nothing is run. Questions then find
-	// a Docker that holds nothing.
+	// DryRun, when set, gets each command that would change something, and it is not run. Questions are asked all
+	// the same; where there is no Docker to answer them it is as if it held nothing.
 	DryRun io.Writer
+	// Run replaces the command line; for tests.
+	Run func(ctx context.Context, stdin io.Reader, args []string) (stdout string, err error)
 
 	mu sync.Mutex // orders the lines of DryRun
 }
@@ -31,17 +33,16 @@ func (d *Docker) Feed(ctx context.Context, stdin io.Reader, args ...string) erro
 	if d.DryRun != nil {
 		return d.print(stdin, args)
 	}
-	_, err := run(ctx, stdin, args)
+	_, err := d.run(ctx, stdin, args)
 	return err
 }
 
-// Ask runs a command that only looks and returns what it printed, without space around it. In a dry run it
-// answers nothing.
+// Ask runs a command that only looks and returns what it printed, without space around it.
 func (d *Docker) Ask(ctx context.Context, args ...string) (string, error) {
-	if d.DryRun != nil {
+	out, err := d.run(ctx, nil, args)
+	if d.DryRun != nil && errors.Is(err, exec.ErrNotFound) {
 		return "", nil
 	}
-	out, err := run(ctx, nil, args)
 	return strings.TrimSpace(out), err
 }
 
@@ -76,8 +77,8 @@ func (d *Docker) print(stdin io.Reader, args []string) error {
 		_, err := fmt.Fprintln(d.DryRun, line)
 		return err
 	}
-	if _, isArchive := stdin.(*io.PipeReader); isArchive {
-		_, err := fmt.Fprintln(d.DryRun, line+" < (a tar archive)")
+	if f, ok := stdin.(*os.File); ok {
+		_, err := fmt.Fprintln(d.DryRun, line+" <"+quote(f.Name()))
 		return err
 	}
 	text, err := io.ReadAll(stdin)
@@ -95,7 +96,10 @@ func quote(arg string) string {
 	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 }
 
-func run(ctx context.Context, stdin io.Reader, args []string) (string, error) {
+func (d *Docker) run(ctx context.Context, stdin io.Reader, args []string) (string, error) {
+	if d.Run != nil {
+		return d.Run(ctx, stdin, args)
+	}
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, "docker", args...)
 	// The images are built without BuildKit's extensions, and an engine without buildx must do.

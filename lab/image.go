@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"orrery/deploy"
 	"orrery/deploy/images"
 	"orrery/deploy/node"
 )
@@ -37,7 +38,7 @@ const (
 // The programs on a node's path: the foreign ones, which hardly change, and Orrery's.
 var (
 	foreignPrograms = []string{"crictl", "etcdctl", "kubectl"}
-	nodePrograms    = []string{"kubeadm", "kubelet"}
+	nodePrograms    = []string{"cri-logger", "kubeadm", "kubelet"}
 )
 
 // ensureNodeImage returns the reference of the node image that holds the programs of Cluster.Bin as they are now,
@@ -73,6 +74,17 @@ func (c *Cluster) ensureNodeImage(ctx context.Context) (string, error) {
 	return ref, nil
 }
 
+// BuildImage makes the node image of the programs as they are now, which Start does by itself.
+func (c *Cluster) BuildImage(ctx context.Context) error {
+	if err := c.preflight(ctx); err != nil {
+		return err
+	}
+	return c.runSteps(ctx, step{"Preparing the node image", func(ctx context.Context) error {
+		_, err := c.ensureNodeImage(ctx)
+		return err
+	}})
+}
+
 // removeOldImages drops the node images of earlier builds. Docker refuses for those that a node still uses.
 func (c *Cluster) removeOldImages(ctx context.Context, keep string) {
 	refs, err := c.Docker.Lines(ctx, "images", "--format", "{{.Repository}}:{{.Tag}}", NodeImage)
@@ -89,17 +101,13 @@ func (c *Cluster) removeOldImages(ctx context.Context, keep string) {
 // nodeImageSum is a digest of all that goes into the node image.
 func (c *Cluster) nodeImageSum() (string, error) {
 	sum := sha256.New()
-	err := fs.WalkDir(node.Files, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		data, err := node.Files.ReadFile(name)
-		fmt.Fprintln(sum, name, len(data))
-		sum.Write(data)
-		return err
-	})
+	files, err := contextFiles()
 	if err != nil {
 		return "", err
+	}
+	for _, f := range files {
+		fmt.Fprintln(sum, f.name, len(f.data))
+		sum.Write(f.data)
 	}
 	for _, name := range allPrograms() {
 		f, err := os.Open(filepath.Join(c.Bin, name))
@@ -127,6 +135,26 @@ func allPrograms() []string {
 	return names
 }
 
+// contextFile is a file of the build context that is carried in this program.
+type contextFile struct {
+	name string
+	data []byte
+}
+
+// contextFiles are deploy/node's files, and the manifests that the node's user finds at home.
+func contextFiles() ([]contextFile, error) {
+	files := []contextFile{{"home/cni.yaml", deploy.CNI}, {"home/app.yaml", deploy.App}}
+	err := fs.WalkDir(node.Files, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := node.Files.ReadFile(name)
+		files = append(files, contextFile{name, data})
+		return err
+	})
+	return files, err
+}
+
 // writeContext writes the build context of deploy/node/Dockerfile as a tar.
 func (c *Cluster) writeContext(w io.Writer, iptables []byte) error {
 	out := tar.NewWriter(w)
@@ -137,20 +165,16 @@ func (c *Cluster) writeContext(w io.Writer, iptables []byte) error {
 		_, err := out.Write(data)
 		return err
 	}
-	err := fs.WalkDir(node.Files, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		data, err := node.Files.ReadFile(name)
-		if err != nil {
-			return err
-		}
+	files, err := contextFiles()
+	for _, f := range files {
 		mode := int64(0o644)
-		if strings.HasPrefix(string(data), "#!") {
+		if bytes.HasPrefix(f.data, []byte("#!")) {
 			mode = 0o755
 		}
-		return add(name, mode, data)
-	})
+		if err == nil {
+			err = add(f.name, mode, f.data)
+		}
+	}
 	for folder, programs := range map[string][]string{"tools": foreignPrograms, "bin": nodePrograms} {
 		for _, name := range programs {
 			data, readErr := os.ReadFile(filepath.Join(c.Bin, name))
@@ -166,7 +190,7 @@ func (c *Cluster) writeContext(w io.Writer, iptables []byte) error {
 			err = i.Write(&archive, c.Bin, iptables)
 		}
 		if err == nil {
-			err = add(fmt.Sprintf("images/%d-%s.tar", n, i.Name), 0o644, archive.Bytes())
+			err = add(fmt.Sprintf("images/%s/%d-%s.tar", i.On, n, i.Name), 0o644, archive.Bytes())
 		}
 	}
 	return errors.Join(err, out.Close())

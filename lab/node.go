@@ -59,13 +59,19 @@ func address(subnet netip.Prefix, i int) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-// createNode starts a container that is a machine. Each flag is there because something failed without it.
-func (c *Cluster) createNode(ctx context.Context, image string, n Node) error {
+// createNode starts a container that is a machine. Each flag is there because something failed without it. A node
+// of any role has all component images; else a worker goes without those of the control plane, and boots sooner.
+func (c *Cluster) createNode(ctx context.Context, image string, n Node, anyRole bool) error {
+	role := n.Role
+	if anyRole {
+		role = roleControlPlane
+	}
 	args := []string{
 		"run", "--detach", "--tty", "--name", n.Name, "--hostname", n.Name,
 		"--label", labelProfile + "=" + c.Name,
 		"--label", labelIP + "=" + n.IP.String(),
 		"--label", labelRole + "=" + n.Role,
+		"--env", "ORRERY_ROLE=" + role, // which component images its first boot imports
 		"--network", c.Name, "--ip", n.IP.String(),
 		// All that --privileged gives, except what fails where the engine itself lacks CAP_SYS_RESOURCE.
 		"--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE",
@@ -122,9 +128,6 @@ func (c *Cluster) DeleteNode(ctx context.Context, n Node) error {
 
 // hasKubernetes says whether kubeadm has made the node a member of a cluster.
 func (c *Cluster) hasKubernetes(ctx context.Context, n Node) bool {
-	if c.Docker.DryRun != nil {
-		return false
-	}
 	_, err := c.Docker.Ask(ctx, "exec", n.Name, "test", "-e", "/etc/kubernetes/kubelet.conf")
 	return err == nil
 }

@@ -54,9 +54,6 @@ const firstPort = 26443
 
 // choosePort picks the port of the user's machine at which the API server will be found, for the cluster's life.
 func (c *Cluster) choosePort(ctx context.Context) (int, error) {
-	if c.Docker.DryRun != nil {
-		return firstPort, nil
-	}
 	// A stopped cluster's port looks free.
 	taken, err := c.Docker.Ask(ctx, "ps", "--all", "--filter", "label="+labelPort, "--format", fmt.Sprintf("{{.Label %q}}", labelPort))
 	if err != nil {

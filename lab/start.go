@@ -53,10 +53,10 @@ func (c *Cluster) Start(ctx context.Context, o StartOptions) error {
 			if err != nil {
 				return err
 			}
-			return c.each(ctx, nodes, func(ctx context.Context, n Node) error { return c.createNode(ctx, image, n) })
+			return c.each(ctx, nodes, func(ctx context.Context, n Node) error { return c.createNode(ctx, image, n, o.NoKubernetes) })
 		}},
 		{"Booting systemd and containerd", func(ctx context.Context) error { return c.each(ctx, nodes, c.waitBooted) }},
-		{"Writing config.yaml and cni.yaml into the nodes", func(ctx context.Context) error { return c.writeFiles(ctx, nodes) }},
+		{"Writing kubeadm's config.yaml into " + c.Name, func(ctx context.Context) error { return c.writeConfig(ctx, nodes[0]) }},
 	}
 	if !o.NoKubernetes {
 		steps = append(steps, c.bootstrapSteps(&nodes)...)
@@ -145,7 +145,7 @@ func (c *Cluster) AddNode(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			return c.createNode(ctx, image, added[0])
+			return c.createNode(ctx, image, added[0], false)
 		}},
 		{"Booting systemd and containerd", func(ctx context.Context) error { return c.each(ctx, added, c.waitBooted) }},
 	}

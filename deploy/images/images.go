@@ -6,12 +6,20 @@ const Repository = "docker.io/orrery"
 // Tag is the tag of every component image, the Kubernetes version that Orrery models.
 const Tag = "v1.36.3"
 
+// The kinds of nodes that an image can be for; also the folder of its archive in the node image.
+const (
+	EveryNode    = "node"
+	ControlPlane = "control-plane"
+)
+
 // Image is one component image.
 type Image struct {
 	// Name is the image's name below Repository.
 	Name string
 	// Programs are the binaries it holds in /usr/local/bin. The first is its entrypoint.
 	Programs []string
+	// On is what kind of node needs it: EveryNode or ControlPlane.
+	On string
 	// Iptables says that it stands on the layer of iptables.
 	Iptables bool
 	// Tags are its tags beside Tag.
@@ -20,14 +28,14 @@ type Image struct {
 
 // All is every image that a node carries, what changes least first.
 var All = []Image{
-	{Name: "pause", Programs: []string{"pause"}},
-	{Name: "coredns", Programs: []string{"coredns"}},
-	{Name: "podinfo", Programs: []string{"podinfo"}, Tags: []string{"2023.03"}},
-	{Name: "cni", Programs: []string{"orrery-cnid", "orrery-cni"}, Iptables: true},
-	{Name: "kube-proxy", Programs: []string{"kube-proxy"}, Iptables: true},
-	{Name: "kube-scheduler", Programs: []string{"kube-scheduler"}},
-	{Name: "kube-controller-manager", Programs: []string{"kube-controller-manager"}},
-	{Name: "kube-apiserver", Programs: []string{"kube-apiserver"}},
+	{Name: "pause", On: EveryNode, Programs: []string{"pause"}},
+	{Name: "coredns", On: EveryNode, Programs: []string{"coredns"}},
+	{Name: "podinfo", On: EveryNode, Programs: []string{"podinfo"}, Tags: []string{"2023.03"}},
+	{Name: "cni", On: EveryNode, Programs: []string{"orrery-cnid", "orrery-cni"}, Iptables: true},
+	{Name: "kube-proxy", On: EveryNode, Programs: []string{"kube-proxy"}, Iptables: true},
+	{Name: "kube-scheduler", On: ControlPlane, Programs: []string{"kube-scheduler"}},
+	{Name: "kube-controller-manager", On: ControlPlane, Programs: []string{"kube-controller-manager"}},
+	{Name: "kube-apiserver", On: ControlPlane, Programs: []string{"kube-apiserver"}},
 }
 
 // References are the full names under which the image is known in a node.

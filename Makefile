@@ -1,0 +1,63 @@
+# Everything is one of these targets; the workflow in .github calls nothing else.
+#
+#   make up      build, start three nodes, bootstrap Kubernetes    make down    remove all of it
+#   make test    every test                                        make lint    gofmt, vet, staticcheck
+#   make build   the programs, into bin/                           make tools   the foreign programs, into bin/
+
+export CGO_ENABLED = 0
+GOFLAGS_BUILD = -trimpath -ldflags '-s -w'
+PROFILE ?= orrery
+NODES ?= 3
+
+.PHONY: up down build tools image test test-unit e2e lint loc clean help
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+up: build tools ## start a cluster of three nodes and say what to do next
+	@bin/orrery start --nodes $(NODES) --profile $(PROFILE)
+
+down: ## remove the cluster: containers, disks, network, files
+	@if [ -x bin/orrery ]; then bin/orrery delete --profile $(PROFILE); else echo "There is no bin/orrery, so nothing was started from here."; fi
+
+build: ## build Orrery's programs into bin/
+	@mkdir -p bin
+	@$(call timed,go build: Orrery's programs,go build $(GOFLAGS_BUILD) -o bin/ ./cmd/... ./deploy/images/pause)
+	@go build $(GOFLAGS_BUILD) -o bin/podinfo ./deploy/demo
+
+TOOLS = ./kubectl ./etcdctl ./coredns sigs.k8s.io/cri-tools/cmd/crictl honnef.co/go/tools/cmd/staticcheck
+tools: bin/.tools ## build kubectl, crictl, etcdctl, CoreDNS and staticcheck into bin/ (once)
+bin/.tools: $(wildcard deploy/tools/go.* deploy/tools/*/*.go)
+	@mkdir -p bin
+	@$(call timed,go build: kubectl$(comma) crictl$(comma) etcdctl$(comma) CoreDNS$(comma) staticcheck,cd deploy/tools && go build $(GOFLAGS_BUILD) -o ../../bin/ $(TOOLS))
+	@touch bin/.tools
+
+image: build tools ## build the node image
+	@bin/orrery node-image
+
+test: test-unit e2e ## run every test and say how many passed, failed and were skipped
+
+# -json is the only output that tells a skipped test's reason; deploy/tally prints the rest as usual.
+test-unit: ## run the tests that need no Docker
+	@go run ./test/tally -- -timeout 20m ./...
+
+e2e: build tools ## run the tests on Docker nodes, beside any cluster that is up
+	@ORRERY_E2E=1 go run ./test/tally -- -timeout 25m -count 1 ./test/...
+
+lint: tools ## gofmt, go vet and staticcheck
+	@files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); if [ -n "$$files" ]; then echo "not gofmt'ed:" $$files; exit 1; fi
+	go vet ./...
+	bin/staticcheck ./...
+
+loc: ## lines of each room beside the design's figures
+	@sh deploy/loc.sh
+
+clean: down ## remove what was built, the node images too
+	@docker images --format '{{.Repository}}:{{.Tag}}' 'orrery/*' 2>/dev/null | xargs -r docker rmi -f >/dev/null || true
+	rm -rf bin .orrery
+
+comma := ,
+# $(call timed,title,command) says what is done and how long it took, as orrery's own steps do.
+define timed
+start=$$(date +%s); printf '* %-62s' "$(1) ..."; { $(2); } && printf '%5ds\n' $$(( $$(date +%s) - start ))
+endef

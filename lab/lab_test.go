@@ -1,0 +1,157 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// aDocker answers questions as a Docker would that holds the given nodes (lines of docker ps) and networks.
+func aDocker(nodes, networks string) *Docker {
+	return &Docker{Run: func(_ context.Context, _ io.Reader, args []string) (string, error) {
+		switch line := strings.Join(args, " "); {
+		case strings.HasPrefix(line, "ps --all --quiet"):
+			var ids []string
+			for node := range strings.Lines(nodes) {
+				ids = append(ids, "id-of-"+strings.Fields(node)[0])
+			}
+			return strings.Join(ids, "\n"), nil
+		case strings.HasPrefix(line, "ps "):
+			return nodes, nil
+		case strings.HasPrefix(line, "network ls"):
+			return networks, nil
+		case strings.HasSuffix(line, "bridge"):
+			return "1400", nil
+		case strings.Contains(line, "(index .IPAM.Config 0).Subnet"):
+			return "172.30.7.0/24", nil
+		case strings.Contains(line, "test -e /etc/kubernetes/kubelet.conf"):
+			return "", nil
+		}
+		return "", errors.New("an unexpected question: docker " + strings.Join(args, " "))
+	}}
+}
+
+const threeNodes = "lab\trunning\t172.30.7.2\tcontrol-plane\t26443\n" +
+	"lab-m03\texited\t172.30.7.4\tworker\t\n" +
+	"lab-m02\trunning\t172.30.7.3\tworker\t"
+
+func TestDryRunPrintsEveryCommand(t *testing.T) {
+	for name, tc := range map[string]struct {
+		nodes, networks string
+		do              func(ctx context.Context, c *Cluster) error
+	}{
+		"start-3": {do: func(ctx context.Context, c *Cluster) error {
+			return c.Start(ctx, StartOptions{Nodes: 3, Port: 26443})
+		}},
+		"start-no-kubernetes": {do: func(ctx context.Context, c *Cluster) error {
+			return c.Start(ctx, StartOptions{Nodes: 2, NoKubernetes: true, Port: 26443})
+		}},
+		"start-again": {nodes: threeNodes, networks: "net", do: func(ctx context.Context, c *Cluster) error {
+			return c.Start(ctx, StartOptions{Nodes: 3})
+		}},
+		"node-add": {nodes: threeNodes, networks: "net", do: func(ctx context.Context, c *Cluster) error { return c.AddNode(ctx) }},
+		"node-stop-start-delete": {nodes: threeNodes, networks: "net", do: func(ctx context.Context, c *Cluster) error {
+			n, err := c.Node(ctx, "m02")
+			return errors.Join(err, c.StopNode(ctx, n), c.StartNode(ctx, n), c.DeleteNode(ctx, n))
+		}},
+		"stop":   {nodes: threeNodes, networks: "net", do: func(ctx context.Context, c *Cluster) error { return c.Stop(ctx) }},
+		"delete": {nodes: threeNodes, networks: "net", do: func(ctx context.Context, c *Cluster) error { return c.Delete(ctx) }},
+		"cp": {nodes: threeNodes, networks: "net", do: func(ctx context.Context, c *Cluster) error {
+			return errors.Join(c.Copy(ctx, "here.txt", "/tmp/there.txt"), c.Copy(ctx, "here.txt", "lab-m02:/tmp/there.txt"),
+				c.Copy(ctx, "m02:/etc/os-release", "."))
+		}},
+		"ssh": {nodes: threeNodes, networks: "net", do: func(ctx context.Context, c *Cluster) error {
+			return c.SSH(ctx, "lab-m02", []string{"cat", "$HOME/.kube/config"})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			c := &Cluster{Name: "lab", Docker: aDocker(tc.nodes, tc.networks), Out: &out, Home: "/home/me/.orrery"}
+			c.Docker.DryRun = &out
+			if err := tc.do(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			golden := filepath.Join("testdata", name+".txt")
+			if *update {
+				if err := os.WriteFile(golden, out.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out.String() != string(want) {
+				t.Errorf("printed\n%s\nwant what is in %s (go test ./lab -update writes it):\n%s", out.String(), golden, want)
+			}
+		})
+	}
+}
+
+func TestNodesAreFoundByNameShortNameOrRole(t *testing.T) {
+	c := &Cluster{Name: "lab", Docker: aDocker(threeNodes, ""), Out: io.Discard}
+	for name, want := range map[string]string{"": "lab", "lab": "lab", "lab-m03": "lab-m03", "m02": "lab-m02"} {
+		if n, err := c.Node(t.Context(), name); err != nil || n.Name != want {
+			t.Errorf("Node(%q) = %s, %v; want %s", name, n.Name, err, want)
+		}
+	}
+	_, err := c.Node(t.Context(), "m09")
+	if err == nil || err.Error() != `there is no node "m09": the nodes are lab, lab-m02, lab-m03` {
+		t.Errorf("err = %v", err)
+	}
+}
+
+func TestErrorsAreOneSentence(t *testing.T) {
+	engine := errors.New("docker info: Cannot connect to the Docker daemon at unix:///var/run/docker.sock")
+	denied := errors.New("docker info: permission denied while trying to connect")
+	port := errors.New("docker start: driver failed: Bind for 127.0.0.1:26443 failed: port is already allocated")
+	for want, err := range map[string]error{
+		"the Docker engine does not answer":                                    engineError(engine),
+		"you may not use the Docker engine":                                    engineError(denied),
+		"port 26443 is in use":                                                 portError(port, 26443),
+		"there is no cluster \"x\": create it with `orrery start --profile x`": (&Cluster{Name: "x"}).absent(),
+	} {
+		if !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q does not begin with %q", err, want)
+		}
+	}
+	if err := portError(engine, 26443); err != engine {
+		t.Errorf("an error about something else became %v", err)
+	}
+}
+
+func TestControlPlaneCannotBeDeletedAlone(t *testing.T) {
+	c := &Cluster{Name: "lab", Docker: aDocker(threeNodes, ""), Out: io.Discard}
+	n, err := c.Node(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.DeleteNode(t.Context(), n); err == nil || !strings.Contains(err.Error(), "orrery delete --profile lab") {
+		t.Errorf("err = %v", err)
+	}
+}
+
+func TestStatusOfAStoppedNodeIsAnError(t *testing.T) {
+	c := &Cluster{Name: "lab", Docker: aDocker("lab-m02\texited\t172.30.7.3\tworker\t", ""), Out: io.Discard}
+	if err := c.Status(t.Context()); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("err = %v, want ErrNotRunning", err)
+	}
+}
+
+func TestQuotedArgumentsMeanTheSameToAShell(t *testing.T) {
+	for arg, want := range map[string]string{
+		"run": "run", "": "''", "a *:* rwm": "'a *:* rwm'", "it's": `'it'\''s'`, "172.30.0.0/24": "172.30.0.0/24",
+	} {
+		if got := quote(arg); got != want {
+			t.Errorf("quote(%q) = %s, want %s", arg, got, want)
+		}
+	}
+}
