@@ -1,0 +1,137 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+
+	"github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	// resubscribe is the pause before listening to containerd again after it went away.
+	resubscribe = time.Second
+	// reapAgain is the pause before looking again for ended processes, should an event or a reap have failed.
+	reapAgain = 10 * time.Second
+)
+
+// watchExits reaps each process that ends, until ctx is done. Events only say when to look: after each break in the
+// stream, and now and then, it looks at all tasks, so that nothing depends on an event arriving.
+func (s *Service) watchExits(ctx context.Context) {
+	resumed := false
+	for ctx.Err() == nil {
+		listening, stop := context.WithCancel(ctx)
+		exits, errs := s.client.Subscribe(listening, `topic=="/tasks/exit",namespace==`+s.cfg.Namespace)
+		if !resumed {
+			resumed = s.resumeLogs(ctx) == nil
+		}
+		s.reapAll(ctx)
+		again := time.NewTicker(reapAgain)
+		for broken := false; !broken; {
+			select {
+			case envelope := <-exits:
+				var exit events.TaskExit
+				if err := typeurl.UnmarshalTo(envelope.Event, &exit); err != nil || exit.ID != exit.ContainerID {
+					continue // an exec
+				}
+				s.tasks.Go(func() { s.tryReap(ctx, exit.ContainerID) })
+			case <-again.C:
+				s.reapAll(ctx)
+			case <-errs:
+				broken = true
+			}
+		}
+		again.Stop()
+		stop()
+		select {
+		case <-time.After(resubscribe):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (s *Service) tryReap(ctx context.Context, id string) {
+	if err := s.reap(ctx, id); err != nil && ctx.Err() == nil {
+		s.log.Warn("Ended process could not be reaped", "key", id, "err", err)
+	}
+}
+
+// reapAll reaps whatever has ended.
+func (s *Service) reapAll(ctx context.Context) {
+	all, err := s.client.TaskService().List(ctx, &tasksapi.ListTasksRequest{})
+	if err != nil {
+		return // containerd is down; the subscription says so too
+	}
+	for _, t := range all.Tasks {
+		if t.Status == tasktypes.Status_STOPPED {
+			s.tasks.Go(func() { s.tryReap(ctx, t.ID) })
+		}
+	}
+}
+
+// broadcaster hands each container event to everybody who listens.
+type broadcaster struct {
+	mu        sync.Mutex
+	listeners map[chan *cri.ContainerEventResponse]bool
+}
+
+// publish tells the listeners of GetContainerEvents what has happened, together with the pod's state at this moment.
+// A listener that lags by more than its buffer is cut off and has to start over, as it would after a restart.
+func (s *Service) publish(ctx context.Context, kind cri.ContainerEventType, id, sandbox string) {
+	s.events.mu.Lock()
+	defer s.events.mu.Unlock()
+	if len(s.events.listeners) == 0 {
+		return
+	}
+	event := &cri.ContainerEventResponse{ContainerId: id, ContainerEventType: kind, CreatedAt: time.Now().UnixNano()}
+	if status, err := s.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: sandbox}); err == nil {
+		event.PodSandboxStatus, event.ContainersStatuses = status.Status, status.ContainersStatuses
+	} else if !errdefs.IsNotFound(err) {
+		s.log.Warn("Container event goes without the pod's status", "key", id, "err", err)
+	}
+	for l := range s.events.listeners {
+		select {
+		case l <- event:
+		default:
+			close(l)
+			delete(s.events.listeners, l)
+		}
+	}
+}
+
+// GetContainerEvents streams created, started, stopped and deleted of sandboxes and containers, until the client goes.
+// Upstream: containerd pkg/cri/server/container_events.go, GetContainerEvents.
+func (s *Service) GetContainerEvents(_ *cri.GetEventsRequest, out cri.RuntimeService_GetContainerEventsServer) error {
+	l := make(chan *cri.ContainerEventResponse, 1000)
+	s.events.mu.Lock()
+	if s.events.listeners == nil {
+		s.events.listeners = map[chan *cri.ContainerEventResponse]bool{}
+	}
+	s.events.listeners[l] = true
+	s.events.mu.Unlock()
+	defer func() {
+		s.events.mu.Lock()
+		delete(s.events.listeners, l)
+		s.events.mu.Unlock()
+	}()
+	for {
+		select {
+		case event, ok := <-l:
+			if !ok {
+				return fmt.Errorf("events were not read in time: %w", errdefs.ErrUnavailable)
+			}
+			if err := out.Send(event); err != nil {
+				return err
+			}
+		case <-out.Context().Done():
+			return nil
+		}
+	}
+}
