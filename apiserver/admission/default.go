@@ -1,0 +1,138 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"orrery/apiserver/auth"
+	"orrery/apiserver/objects"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Config is what the plugins work with.
+type Config struct {
+	// Objects are read by nearly all plugins; ResourceQuota also writes the status of quotas.
+	Objects objects.Client
+	// Authorizer is asked by the plugins that guard certificates; nil turns those off.
+	Authorizer auth.Authorizer
+	// Enable and Disable are the values of --enable-admission-plugins and --disable-admission-plugins.
+	Enable, Disable []string
+}
+
+// New makes the chain of plugins that is on by default, in upstream's order. NodeRestriction is on when enabled by name, as kubeadm does.
+//
+// Upstream: pkg/kubeapiserver/options/plugins.go, AllOrderedPlugins and DefaultOffAdmissionPlugins.
+// Left out: PersistentVolumeClaimResize, PodTopologyLabels, ClusterTrustBundleAttest, NodeDeclaredFeatures, admission policies in CEL.
+func New(c Config) (Chain, error) {
+	offByDefault := []string{"NodeRestriction"}
+	all := Chain{
+		namespaceLifecycle{objects: c.Objects},
+		limitRanger{objects: c.Objects},
+		serviceAccount{objects: c.Objects},
+		nodeRestriction{objects: c.Objects},
+		taintNodesByCondition{},
+		newPodSecurity(c.Objects),
+		priority{objects: c.Objects},
+		defaultTolerationSeconds{},
+		defaultStorageClass{objects: c.Objects},
+		storageObjectInUseProtection{},
+		runtimeClass{objects: c.Objects},
+		certificateApproval{authorizer: c.Authorizer},
+		certificateSigning{authorizer: c.Authorizer},
+		certificateSubjectRestriction{},
+		defaultIngressClass{objects: c.Objects},
+		resourceQuota{objects: c.Objects},
+	}
+	known := func(name string) bool {
+		return slices.ContainsFunc(all, func(p Plugin) bool { return p.Name() == name })
+	}
+	for _, name := range slices.Concat(c.Enable, c.Disable) {
+		if !known(name) && !slices.Contains(elsewhere, name) {
+			return nil, fmt.Errorf("unknown admission plugin %q", name)
+		}
+	}
+	return slices.DeleteFunc(all, func(p Plugin) bool {
+		if slices.Contains(offByDefault, p.Name()) {
+			return !slices.Contains(c.Enable, p.Name())
+		}
+		return slices.Contains(c.Disable, p.Name())
+	}), nil
+}
+
+// elsewhere are upstream's plugins that flags may name without effect here: webhooks are served by the server itself, the others are left out.
+var elsewhere = []string{"MutatingAdmissionWebhook", "ValidatingAdmissionWebhook", "MutatingAdmissionPolicy", "ValidatingAdmissionPolicy",
+	"PersistentVolumeClaimResize", "PodTopologyLabels", "ClusterTrustBundleAttest"}
+
+// forbidden is the 403 that a plugin answers with: pods "web" is forbidden: reason.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/admission/errors.go, NewForbidden.
+func forbidden(a *Attributes, format string, args ...any) *apierrors.StatusError {
+	return apierrors.NewForbidden(a.Kind.GR(), nameOf(a), fmt.Errorf(format, args...))
+}
+
+// nameOf names the object even while it only has a generateName.
+func nameOf(a *Attributes) string {
+	if a.Name != "" || a.Object == nil {
+		return a.Name
+	}
+	m, err := meta.Accessor(a.Object)
+	switch {
+	case err != nil:
+		return "Unknown/errorGettingName"
+	case m.GetName() != "":
+		return m.GetName()
+	}
+	return m.GetGenerateName()
+}
+
+// is reports whether the write is one of the operations on the main resource of a group and kind.
+func (a *Attributes) is(group, kind string, ops ...Operation) bool {
+	return a.Subresource == "" && a.Kind.Group == group && a.Kind.Kind == kind && slices.Contains(ops, a.Operation)
+}
+
+// newPod is the pod that is being created, or nil when the write is anything else.
+func (a *Attributes) newPod() *corev1.Pod {
+	if !a.is("", "Pod", Create) {
+		return nil
+	}
+	pod, _ := a.Object.(*corev1.Pod)
+	return pod
+}
+
+// get reads one object of a known Go type.
+func get[T any](ctx context.Context, r objects.Reader, group, resource, namespace, name string) (*T, error) {
+	o, err := r.Get(ctx, schema.GroupResource{Group: group, Resource: resource}, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	t, ok := any(o).(*T)
+	if !ok {
+		return nil, fmt.Errorf("%s %q is a %T", resource, name, o)
+	}
+	return t, nil
+}
+
+// list reads objects of a known Go type.
+func list[T any](ctx context.Context, r objects.Reader, group, resource, namespace string) ([]*T, error) {
+	all, err := r.List(ctx, schema.GroupResource{Group: group, Resource: resource}, namespace, nil)
+	if err != nil {
+		return nil, err
+	}
+	typed := make([]*T, 0, len(all))
+	for _, o := range all {
+		if t, ok := any(o).(*T); ok {
+			typed = append(typed, t)
+		}
+	}
+	return typed, nil
+}
+
+func isMirror(pod *corev1.Pod) bool {
+	_, ok := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	return ok
+}
