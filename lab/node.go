@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"orrery/deploy/images"
 )
 
 // bootTimeout bounds the wait for a node's containerd after its container started.
@@ -59,19 +61,20 @@ func address(subnet netip.Prefix, i int) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-// createNode starts a container that is a machine. Each flag is there because something failed without it. A node
-// of any role has all component images; else a worker goes without those of the control plane, and boots sooner.
-func (c *Cluster) createNode(ctx context.Context, image string, n Node, anyRole bool) error {
-	role := n.Role
-	if anyRole {
-		role = roleControlPlane
-	}
+// The component images that a node's first boot imports: fewer of them boot sooner.
+const (
+	workerImages = images.EveryNode
+	allImages    = images.ControlPlane + " " + images.EveryNode
+)
+
+// createNode starts a container that is a machine. Each flag is there because something failed without it.
+func (c *Cluster) createNode(ctx context.Context, image string, n Node, imports string) error {
 	args := []string{
 		"run", "--detach", "--tty", "--name", n.Name, "--hostname", n.Name,
 		"--label", labelProfile + "=" + c.Name,
 		"--label", labelIP + "=" + n.IP.String(),
 		"--label", labelRole + "=" + n.Role,
-		"--env", "ORRERY_ROLE=" + role, // which component images its first boot imports
+		"--env", "ORRERY_IMAGES=" + imports,
 		"--network", c.Name, "--ip", n.IP.String(),
 		// All that --privileged gives, except what fails where the engine itself lacks CAP_SYS_RESOURCE.
 		"--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE",

@@ -53,7 +53,12 @@ func (c *Cluster) Start(ctx context.Context, o StartOptions) error {
 			if err != nil {
 				return err
 			}
-			return c.each(ctx, nodes, func(ctx context.Context, n Node) error { return c.createNode(ctx, image, n, o.NoKubernetes) })
+			return c.each(ctx, nodes, func(ctx context.Context, n Node) error {
+				if n.IsControlPlane() || o.NoKubernetes {
+					return c.createNode(ctx, image, n, allImages)
+				}
+				return c.createNode(ctx, image, n, workerImages)
+			})
 		}},
 		{"Booting systemd and containerd", func(ctx context.Context) error { return c.each(ctx, nodes, c.waitBooted) }},
 		{"Writing kubeadm's config.yaml into " + c.Name, func(ctx context.Context) error { return c.writeConfig(ctx, nodes[0]) }},
@@ -145,7 +150,7 @@ func (c *Cluster) AddNode(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			return c.createNode(ctx, image, added[0], false)
+			return c.createNode(ctx, image, added[0], workerImages)
 		}},
 		{"Booting systemd and containerd", func(ctx context.Context) error { return c.each(ctx, added, c.waitBooted) }},
 	}
