@@ -46,3 +46,12 @@ func (i Image) References() []string {
 	}
 	return refs
 }
+
+// Programs are the programs of all images.
+func Programs() []string {
+	var names []string
+	for _, i := range All {
+		names = append(names, i.Programs...)
+	}
+	return names
+}
