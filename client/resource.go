@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -58,10 +59,11 @@ type Resource[T Object] struct {
 // For is the endpoint of a built-in kind: For[*corev1.Pod](c). It panics for a
 // type that is no API kind, which is a mistake of the programmer.
 func For[T Object](c *Client) *Resource[T] {
-	var zero T
-	gvks, _, err := scheme.Scheme.ObjectKinds(zero)
+	// The scheme knows types by a value of theirs, and takes no nil.
+	empty := reflect.New(reflect.TypeFor[T]().Elem()).Interface().(T)
+	gvks, _, err := scheme.Scheme.ObjectKinds(empty)
 	if err != nil {
-		panic(fmt.Sprintf("client.For[%T]: %v", zero, err))
+		panic(fmt.Sprintf("client.For[%T]: %v", empty, err))
 	}
 	gvk := gvks[0]
 	gvr, _ := meta.UnsafeGuessKindToResource(gvk)
