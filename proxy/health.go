@@ -49,7 +49,7 @@ func (h *health) synced(began time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.updated = time.Now()
-	if h.queued.Before(began) {
+	if !h.queued.After(began) {
 		h.queued = time.Time{}
 	}
 }

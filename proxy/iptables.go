@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,6 +13,28 @@ import (
 
 // lockWait is how many seconds to wait for another user of the tables, as upstream.
 const lockWait = "5"
+
+// linux is the kernel of the node that the process runs on.
+type linux struct{}
+
+func (linux) prepare(o Options, log *slog.Logger) (counters bool, err error) {
+	if o.LocalhostNodePorts {
+		if err := routeLocalnet(); err != nil {
+			return false, fmt.Errorf("node ports on 127.0.0.1: %w", err)
+		}
+	}
+	return makeCounters(log), nil
+}
+
+func (linux) put(ctx context.Context, r Ruleset, jumps bool) error {
+	// Jumps come second: where they lead is complete by then.
+	if err := r.apply(ctx); err != nil || !jumps {
+		return err
+	}
+	return ensureJumps(ctx)
+}
+
+func (linux) forget(ports []*servicePort) error { return forgetStale(ports) }
 
 // apply puts the rules into the kernel, in one transaction per table, and
 // removes the chains of Services and endpoints that are gone.

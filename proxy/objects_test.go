@@ -1,6 +1,11 @@
 package proxy
 
 import (
+	"flag"
+	"log/slog"
+	"os"
+	"testing"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -69,4 +74,13 @@ func recorded() ([]*corev1.Service, []*discoveryv1.EndpointSlice) {
 
 func options() Options {
 	return Options{Node: "w2", ClusterCIDR: "10.244.0.0/16", MasqueradeMark: 0x4000, LocalhostNodePorts: true}
+}
+
+// The log of a test is of interest only with -v.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if !testing.Verbose() {
+		slog.SetDefault(slog.New(slog.DiscardHandler))
+	}
+	os.Exit(m.Run())
 }

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -34,9 +33,18 @@ type Proxy struct {
 	log      *slog.Logger
 
 	changed chan struct{} // has one element while a change waits
-	// put makes the kernel follow the rules; with jumps, also where they are
-	// reached from. Tests replace it.
-	put func(ctx context.Context, r Ruleset, jumps bool) error
+	kernel  kernel
+}
+
+// kernel is all that a Proxy does to its node.
+type kernel interface {
+	// prepare is called once, and says whether rules may use counters.
+	prepare(o Options, log *slog.Logger) (counters bool, err error)
+	// put makes the rules those of the node; with jumps, also sees to it that
+	// the kernel's own chains lead to them.
+	put(ctx context.Context, r Ruleset, jumps bool) error
+	// forget ends conversations with endpoints that are gone.
+	forget(ports []*servicePort) error
 }
 
 // New makes a Proxy that reads from c.
@@ -59,30 +67,19 @@ func New(cfg Config, c *client.Client) *Proxy {
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}),
 		log:     slog.With("component", "kube-proxy", "node", cfg.Node),
 		changed: make(chan struct{}, 1),
-		put:     put,
+		kernel:  linux{},
 	}
 	p.health = &health{timeout: 2 * cfg.SyncPeriod, log: p.log, servers: map[int32]*http.Server{}}
 	p.metrics.MustRegister(p.duration, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return p
 }
 
-func put(ctx context.Context, r Ruleset, jumps bool) error {
-	if err := r.apply(ctx); err != nil {
-		return err
-	}
-	if !jumps {
-		return nil
-	}
-	return ensureJumps(ctx)
-}
-
 // Run keeps the rules until ctx ends, and then leaves them as they are. It fails
 // when an address to listen on is taken.
 func (p *Proxy) Run(ctx context.Context) error {
-	if p.cfg.LocalhostNodePorts {
-		if err := routeLocalnet(); err != nil {
-			return fmt.Errorf("node ports on 127.0.0.1: %w", err)
-		}
+	var err error
+	if p.cfg.Counters, err = p.kernel.prepare(p.cfg.Options, p.log); err != nil {
+		return err
 	}
 	// Nodes change with every heartbeat; what the rules need of this one can wait
 	// for the next full sync.
@@ -204,14 +201,14 @@ func (p *Proxy) sync(ctx context.Context, jumps bool) error {
 		return err
 	}
 	ports := servicePorts(p.services.List(), p.slices.List())
-	if err := p.put(ctx, compute(ports, o), jumps); err != nil {
+	if err := p.kernel.put(ctx, compute(ports, o), jumps); err != nil {
 		return err
 	}
 	p.duration.Observe(time.Since(began).Seconds())
 	p.log.Debug("rules follow the Services", "ports", len(ports), "took", time.Since(began))
 	p.health.synced(began)
 	p.health.setServices(ports, p.cfg.Node)
-	return forgetStale(ports)
+	return p.kernel.forget(ports)
 }
 
 func internalIP(n *corev1.Node) netip.Addr {
