@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 )
 
 // Names that Kubernetes gives to users and groups.
@@ -66,7 +68,7 @@ func (b Bearer) Authenticate(req *http.Request) (*UserInfo, bool, error) {
 		req.Header.Del("Authorization")
 		return user, true, nil
 	}
-	return nil, false, errors.Join(errInvalidToken, err)
+	return nil, false, utilerrors.NewAggregate([]error{errInvalidToken, err})
 }
 
 // headerToken reads the Authorization header.

@@ -67,12 +67,12 @@ func subjectIs(subject *rbacv1.Subject, user *auth.UserInfo, namespace string) b
 	return false
 }
 
-// appliesTo reports whether one of the subjects means user.
-func appliesTo(subjects []rbacv1.Subject, user *auth.UserInfo, namespace string) bool {
+// subjectFor returns the first of the subjects that means user, or nil.
+func subjectFor(subjects []rbacv1.Subject, user *auth.UserInfo, namespace string) *rbacv1.Subject {
 	for i := range subjects {
 		if subjectIs(&subjects[i], user, namespace) {
-			return true
+			return &subjects[i]
 		}
 	}
-	return false
+	return nil
 }

@@ -28,13 +28,15 @@ type Authorizer struct{ Objects objects.Reader }
 
 // Authorize implements auth.Authorizer. It never denies: what no rule allows is left to the next authorizer.
 func (r *Authorizer) Authorize(ctx context.Context, a auth.Attributes) (auth.Decision, string, error) {
-	allowed := false
-	err := r.visit(ctx, a.User, a.Namespace, func(rule *rbacv1.PolicyRule) bool {
-		allowed = RuleAllows(rule, &a)
-		return !allowed
+	var because *grant
+	err := r.visit(ctx, a.User, a.Namespace, func(g *grant, rule *rbacv1.PolicyRule) bool {
+		if RuleAllows(rule, &a) {
+			because = g
+		}
+		return because == nil
 	})
-	if allowed {
-		return auth.Allow, "", nil
+	if because != nil {
+		return auth.Allow, "RBAC: allowed by " + because.String(), nil
 	}
 	reason := ""
 	if err != nil {
@@ -47,18 +49,38 @@ func (r *Authorizer) Authorize(ctx context.Context, a auth.Attributes) (auth.Dec
 // error tells of bindings whose role is missing; the rules are good all the same.
 func (r *Authorizer) RulesFor(ctx context.Context, user *auth.UserInfo, namespace string) ([]rbacv1.PolicyRule, error) {
 	var rules []rbacv1.PolicyRule
-	err := r.visit(ctx, user, namespace, func(rule *rbacv1.PolicyRule) bool {
+	err := r.visit(ctx, user, namespace, func(_ *grant, rule *rbacv1.PolicyRule) bool {
 		rules = append(rules, *rule)
 		return true
 	})
 	return rules, err
 }
 
+// grant is why a rule holds for a user: a binding, its role, and which of its subjects the user is.
+type grant struct {
+	kind, name, namespace string
+	role                  rbacv1.RoleRef
+	subject               *rbacv1.Subject
+}
+
+// String says so in upstream's words; access reviews and the audit log show it.
+func (g *grant) String() string {
+	name := g.name
+	if g.namespace != "" {
+		name += "/" + g.namespace
+	}
+	subject := fmt.Sprintf("%s %q", g.subject.Kind, g.subject.Name)
+	if g.subject.Kind == rbacv1.ServiceAccountKind {
+		subject = fmt.Sprintf("%s %q", g.subject.Kind, g.subject.Name+"/"+g.subject.Namespace)
+	}
+	return fmt.Sprintf("%s %q of %s %q to %s", g.kind, name, g.role.Kind, g.role.Name, subject)
+}
+
 // visit calls f with every rule of user until f returns false. A binding to a role
 // that does not exist is passed over, and reported at the end.
 //
 // Upstream: pkg/registry/rbac/validation/rule.go, DefaultRuleResolver.VisitRulesFor.
-func (r *Authorizer) visit(ctx context.Context, user *auth.UserInfo, namespace string, f func(*rbacv1.PolicyRule) bool) error {
+func (r *Authorizer) visit(ctx context.Context, user *auth.UserInfo, namespace string, f func(*grant, *rbacv1.PolicyRule) bool) error {
 	list, err := r.Objects.List(ctx, clusterRoleBindings, "", nil)
 	if err != nil {
 		return err
@@ -66,10 +88,11 @@ func (r *Authorizer) visit(ctx context.Context, user *auth.UserInfo, namespace s
 	var missing []error
 	for _, obj := range list {
 		binding := obj.(*rbacv1.ClusterRoleBinding)
-		if !appliesTo(binding.Subjects, user, "") {
+		subject := subjectFor(binding.Subjects, user, "")
+		if subject == nil {
 			continue
 		}
-		more, err := r.visitRole(ctx, binding.RoleRef, "", f)
+		more, err := r.visitRole(ctx, &grant{"ClusterRoleBinding", binding.Name, "", binding.RoleRef, subject}, f)
 		if !more {
 			return nil
 		}
@@ -83,10 +106,11 @@ func (r *Authorizer) visit(ctx context.Context, user *auth.UserInfo, namespace s
 	}
 	for _, obj := range list {
 		binding := obj.(*rbacv1.RoleBinding)
-		if !appliesTo(binding.Subjects, user, namespace) {
+		subject := subjectFor(binding.Subjects, user, namespace)
+		if subject == nil {
 			continue
 		}
-		more, err := r.visitRole(ctx, binding.RoleRef, namespace, f)
+		more, err := r.visitRole(ctx, &grant{"RoleBinding", binding.Name, namespace, binding.RoleRef, subject}, f)
 		if !more {
 			return nil
 		}
@@ -96,13 +120,13 @@ func (r *Authorizer) visit(ctx context.Context, user *auth.UserInfo, namespace s
 }
 
 // visitRole calls f with the rules of one role; more is false when f has had enough.
-func (r *Authorizer) visitRole(ctx context.Context, ref rbacv1.RoleRef, namespace string, f func(*rbacv1.PolicyRule) bool) (more bool, err error) {
-	rules, err := r.rulesOf(ctx, ref, namespace)
+func (r *Authorizer) visitRole(ctx context.Context, g *grant, f func(*grant, *rbacv1.PolicyRule) bool) (more bool, err error) {
+	rules, err := r.rulesOf(ctx, g.role, g.namespace)
 	if err != nil {
 		return true, err
 	}
 	for i := range rules {
-		if !f(&rules[i]) {
+		if !f(g, &rules[i]) {
 			return false, nil
 		}
 	}
