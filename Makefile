@@ -37,7 +37,7 @@ image: build tools ## build the node image
 
 test: test-unit e2e ## run every test and say how many passed, failed and were skipped
 
-# -json is the only output that tells a skipped test's reason; deploy/tally prints the rest as usual.
+# -json is the only output that tells a skipped test's reason; test/tally prints the rest as usual.
 test-unit: ## run the tests that need no Docker
 	@go run ./test/tally -- -timeout 20m ./...
 

@@ -93,8 +93,8 @@ func (c *Cluster) ensureBaseImage(ctx context.Context) (string, error) {
 func (c *Cluster) writeNodeContext(w *contextWriter, iptables []byte) {
 	w.addFiles(node.Files)
 	w.addPrograms("rootfs/usr/bin/", c.Bin, nodePrograms)
-	w.add("rootfs/home/docker/cni.yaml", 0o666, deploy.CNI)
-	w.add("rootfs/home/docker/app.yaml", 0o666, deploy.App)
+	w.add("rootfs/home/docker/cni.yaml", 0o644, deploy.CNI)
+	w.add("rootfs/home/docker/app.yaml", 0o644, deploy.App)
 	for n, i := range images.All {
 		var archive bytes.Buffer
 		w.fail(i.Write(&archive, c.Bin, iptables))
