@@ -132,7 +132,7 @@ func prepareForUpdate(ctx context.Context, k *kinds.Kind, sub *kinds.Subresource
 		keepDesired(obj, old)
 	}
 	om, err := meta.Accessor(old)
-	if err == nil && k.Generation && m.GetGeneration() == om.GetGeneration() && !sameDesired(obj, old) {
+	if err == nil && k.Generation && (sub == nil || sub.View) && m.GetGeneration() == om.GetGeneration() && !sameDesired(obj, old) {
 		m.SetGeneration(om.GetGeneration() + 1)
 	}
 }

@@ -1,0 +1,154 @@
+package rest
+
+import (
+	"bytes"
+	"encoding/json"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"orrery/apiserver/warning"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	mediaJSON  = "application/json"
+	mediaYAML  = "application/yaml"
+	mediaProto = "application/vnd.kubernetes.protobuf"
+
+	asTable       = "Table"
+	asPartial     = "PartialObjectMetadata"
+	asPartialList = "PartialObjectMetadataList"
+)
+
+// form is how a client wants its answer.
+type form struct {
+	mediaType string
+	// as is empty, or what objects are to be turned into.
+	as string
+	// version of meta.k8s.io for as: v1 or v1beta1.
+	version string
+	pretty  bool
+}
+
+// negotiate picks the first form in the Accept header that we can make.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/endpoints/handlers/negotiation/negotiate.go.
+func negotiate(r *http.Request) (form, error) {
+	accept := r.Header.Get("Accept")
+	if accept == "" {
+		accept = "*/*"
+	}
+	for _, clause := range strings.Split(accept, ",") {
+		media, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
+		if err != nil {
+			continue
+		}
+		f := form{as: params["as"], version: params["v"]}
+		switch media {
+		case mediaJSON, "*/*", "application/*":
+			f.mediaType = mediaJSON
+			f.pretty = wantsPretty(r)
+		case mediaYAML:
+			f.mediaType = mediaYAML
+		case mediaProto:
+			f.mediaType = mediaProto
+		default:
+			continue
+		}
+		if f.known(params["g"]) {
+			return f, nil
+		}
+	}
+	return form{}, errNotAcceptable
+}
+
+// known reports whether the transformation that is asked for exists.
+func (f form) known(group string) bool {
+	switch f.as {
+	case "":
+		return true
+	case asTable:
+		return group == metav1.GroupName && (f.version == "v1" || f.version == "v1beta1") && f.mediaType != mediaProto
+	case asPartial, asPartialList:
+		return group == metav1.GroupName && (f.version == "v1" || f.version == "v1beta1")
+	}
+	return false
+}
+
+var errNotAcceptable = statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
+	"only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf")
+
+var errUnsupportedMedia = statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+	"the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf")
+
+// wantsPretty: people at a terminal or browser get indented JSON.
+func wantsPretty(r *http.Request) bool {
+	if p := r.URL.Query().Get("pretty"); p != "" {
+		b, err := strconv.ParseBool(p)
+		return b || err != nil
+	}
+	ua := r.UserAgent()
+	return strings.HasPrefix(ua, "curl") || strings.HasPrefix(ua, "Wget") || strings.HasPrefix(ua, "Mozilla/5.0")
+}
+
+var protoCodec = protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
+
+// encode makes the bytes of an object whose TypeMeta is set.
+func (f form) encode(obj runtime.Object) ([]byte, error) {
+	switch f.mediaType {
+	case mediaProto:
+		if b, ok, err := f.protobuf(obj); ok {
+			return b, err
+		}
+		return json.Marshal(obj)
+	case mediaYAML:
+		return yaml.Marshal(obj)
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	if f.pretty {
+		e.SetIndent("", "  ")
+	}
+	err := e.Encode(obj)
+	return b.Bytes(), err
+}
+
+// protobuf encodes if the object has a protobuf form; custom resources have none.
+func (f form) protobuf(obj runtime.Object) ([]byte, bool, error) {
+	if _, ok := obj.(runtime.ProtobufMarshaller); !ok {
+		if _, ok := obj.(interface{ Marshal() ([]byte, error) }); !ok {
+			return nil, false, nil
+		}
+	}
+	var b bytes.Buffer
+	err := protoCodec.Encode(obj, &b)
+	return b.Bytes(), true, err
+}
+
+// write sends an object; its TypeMeta must be set.
+func write(w http.ResponseWriter, r *http.Request, f form, code int, obj runtime.Object) {
+	body, err := f.encode(obj)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	sendWarnings(w, r)
+	h := w.Header()
+	h.Set("Content-Type", f.mediaType)
+	h.Set("Cache-Control", "no-cache, private")
+	h.Set("X-Content-Type-Options", "nosniff")
+	send(w, r, code, body)
+}
+
+func sendWarnings(w http.ResponseWriter, r *http.Request) {
+	for _, text := range warning.Texts(r.Context()) {
+		w.Header().Add("Warning", "299 - "+strconv.Quote(text))
+	}
+}

@@ -1,0 +1,71 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+var statusGVK = schema.GroupVersionKind{Version: "v1", Kind: "Status"}
+
+// ToStatus is the one place where an error becomes what clients see.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/status.go, ErrorToAPIStatus.
+func ToStatus(err error) *metav1.Status {
+	var st apierrors.APIStatus
+	if !errors.As(err, &st) {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return ToStatus(apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0))
+		}
+		s := &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: err.Error()}
+		s.SetGroupVersionKind(statusGVK)
+		return s
+	}
+	s := st.Status()
+	if s.Status == "" {
+		s.Status = metav1.StatusFailure
+	}
+	if s.Code == 0 {
+		s.Code = http.StatusInternalServerError
+	}
+	s.SetGroupVersionKind(statusGVK)
+	return &s
+}
+
+// WriteError answers a request with an error, as a Status in the form that the client accepts.
+func WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	s := ToStatus(err)
+	if d := s.Details; d != nil && d.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(d.RetryAfterSeconds)))
+	}
+	f, nerr := negotiate(r)
+	if nerr != nil {
+		f = form{mediaType: mediaJSON}
+	}
+	f.as = ""
+	write(w, r, f, int(s.Code), s)
+}
+
+// notFound is the answer for paths that lead nowhere inside a known version.
+func notFound() error {
+	return apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false)
+}
+
+// notAllowed is the answer for methods that a resource does not have.
+func notAllowed() error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
+		Message: "the server does not allow this method on the requested resource", Details: &metav1.StatusDetails{},
+	}}
+}
+
+// NotFound answers 404 with a Status.
+func NotFound(w http.ResponseWriter, r *http.Request) { WriteError(w, r, notFound()) }
+
+// MethodNotAllowed answers 405 with a Status.
+func MethodNotAllowed(w http.ResponseWriter, r *http.Request) { WriteError(w, r, notAllowed()) }

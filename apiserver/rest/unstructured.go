@@ -1,0 +1,65 @@
+package rest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"mime"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
+)
+
+// Custom resources have no Go type: they are read as maps.
+
+func isUnstructured(obj runtime.Object) bool {
+	_, ok := obj.(*unstructured.Unstructured)
+	return ok
+}
+
+func decodeUnstructured(_ context.Context, body []byte, contentType string, want schema.GroupVersionKind, into runtime.Object) (runtime.Object, error) {
+	media, _, err := mime.ParseMediaType(contentType)
+	if contentType != "" && err != nil || media == mediaProto {
+		return nil, errUnsupportedMedia
+	}
+	if media == mediaYAML {
+		if body, err = yaml.YAMLToJSON(body); err != nil {
+			return nil, decodeError(err, nil, want, body)
+		}
+	}
+	u := into.(*unstructured.Unstructured)
+	content := map[string]any{}
+	if err := json.Unmarshal(body, &content); err != nil {
+		return nil, decodeError(err, nil, want, body)
+	}
+	u.Object = normalize(content).(map[string]any)
+	if u.GetKind() == "" && u.GetAPIVersion() == "" {
+		u.SetGroupVersionKind(want)
+	}
+	if got := u.GroupVersionKind(); got != want {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
+	}
+	return u, nil
+}
+
+// normalize turns whole numbers into int64, as the wire types' deep copies expect.
+func normalize(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k := range v {
+			v[k] = normalize(v[k])
+		}
+	case []any:
+		for i := range v {
+			v[i] = normalize(v[i])
+		}
+	case float64:
+		if i := int64(v); float64(i) == v {
+			return i
+		}
+	}
+	return v
+}
