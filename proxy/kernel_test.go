@@ -1,12 +1,17 @@
 package proxy
 
 import (
+	"context"
+	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -216,5 +221,99 @@ func TestExternalTrafficPolicyLocalKeepsTheClientsAddress(t *testing.T) {
 		if said, err := get(t, c.outside, nodeIP+":31000"); err != nil || said != "pod "+outsideIP {
 			t.Fatalf("%q, %v; want the pod to see %s", said, err, outsideIP)
 		}
+	}
+}
+
+// exchange sends one datagram on a connected socket and waits for the answer.
+func exchange(conn net.Conn) (string, error) {
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := conn.Write([]byte("?")); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 100)
+	n, err := conn.Read(buf)
+	return string(buf[:n]), err
+}
+
+func TestAUDPClientIsMovedWhenItsPodGoes(t *testing.T) {
+	c := newCluster(t)
+	s := service("kube-system", "kube-dns", "10.96.0.10", []corev1.ServicePort{{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53}}, nil)
+	for i, pod := range c.pods {
+		serveIn(t, pod, "udp", podIPs[i]+":53", podIPs[i])
+	}
+	with := func(ip string) []*servicePort {
+		eps := slice("kube-system", "kube-dns", "dns", 53, on("w2", ip)...)
+		ports := servicePorts([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{eps})
+		install(t, c.node, compute(ports, options()))
+		return ports
+	}
+	with(podIPs[0])
+	var conn net.Conn
+	var err error
+	within(t, c.node, func() { conn, err = net.Dial("udp", "10.96.0.10:53") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if said, err := exchange(conn); err != nil || said != podIPs[0] {
+		t.Fatalf("%q, %v", said, err)
+	}
+	ports := with(podIPs[1])
+	if said, err := exchange(conn); err != nil || said != podIPs[0] {
+		t.Fatalf("%q, %v: the kernel no longer remembers conversations, and this test shows nothing", said, err)
+	}
+	within(t, c.node, func() {
+		if err := forgetStale(ports); err != nil {
+			t.Error(err)
+		}
+	})
+	if said, err := exchange(conn); err != nil || said != podIPs[1] {
+		t.Errorf("%q, %v; want the answer of %s", said, err, podIPs[1])
+	}
+}
+
+func TestALoadBalancerLearnsWhichNodeHasEndpoints(t *testing.T) {
+	ns := newNetns(t, "n")
+	h := &health{timeout: time.Minute, log: slog.Default(), servers: map[int32]*http.Server{}}
+	defer h.close()
+	ask := func() (code int, weight, body string) {
+		within(t, ns, func() {
+			// The transport dials on another thread, which is not in the namespace.
+			conn, err := net.Dial("tcp", "127.0.0.1:32000")
+			if err != nil {
+				return
+			}
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+				DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}}
+			resp, err := client.Get("http://node:32000/")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			data, _ := io.ReadAll(resp.Body)
+			code, weight, body = resp.StatusCode, resp.Header.Get("X-Load-Balancing-Endpoint-Weight"), string(data)
+		})
+		return code, weight, body
+	}
+	set := func(endpoints ...discoveryv1.Endpoint) {
+		s := service("ns", "lb", "10.96.1.1", port("p", 80, 31000), func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal, 32000
+		})
+		ports := servicePorts([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{slice("ns", "lb", "p", 80, endpoints...)})
+		within(t, ns, func() { h.setServices(ports, "w2") })
+	}
+	set(on("w2", "10.244.1.2", "10.244.1.3")...)
+	want := `{"localEndpoints":2,"service":{"name":"lb","namespace":"ns"},"serviceProxyHealthy":true}` + "\n"
+	if code, weight, body := ask(); code != 200 || weight != "2" || body != want {
+		t.Errorf("with two endpoints: %d, weight %s, %s", code, weight, body)
+	}
+	set(on("w3", "10.244.2.2")...)
+	if code, weight, _ := ask(); code != 503 || weight != "0" {
+		t.Errorf("with none: %d, weight %s", code, weight)
+	}
+	within(t, ns, func() { h.setServices(nil, "w2") })
+	if code, _, _ := ask(); code != 0 {
+		t.Error("the port of a deleted Service still answers")
 	}
 }
