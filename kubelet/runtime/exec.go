@@ -31,8 +31,8 @@ const (
 type command struct {
 	args           []string
 	tty            bool
-	stdin          io.Reader // nil for none, and so the outputs
-	stdout, stderr io.Writer
+	stdin          io.Reader // nil for none
+	stdout, stderr io.Writer // a terminal has no stderr
 	resize         <-chan remotecommand.TerminalSize
 }
 
@@ -62,7 +62,7 @@ func (s *Service) exec(ctx context.Context, id string, cmd command) (uint32, err
 	if cmd.tty {
 		process.Env = append(process.Env, "TERM=xterm")
 	}
-	ended := make(chan struct{}) // stdin is at its end
+	ended := make(chan struct{}) // closed when stdin is at its end
 	streams := []cio.Opt{cio.WithFIFODir(s.ioDir(r.ID)), cio.WithStreams(closingReader(cmd.stdin, ended), cmd.stdout, cmd.stderr)}
 	if cmd.tty {
 		streams = append(streams, cio.WithTerminal)
@@ -100,6 +100,9 @@ func (s *Service) follow(ctx context.Context, p containerd.Process, cmd command,
 			}
 		case <-ended:
 			ended = nil
+			if cmd.tty {
+				continue // to close a terminal is to hang up
+			}
 			if err := p.CloseIO(ctx, containerd.WithStdinCloser); err != nil && !errdefs.IsNotFound(err) {
 				s.log.Debug("Stdin could not be closed", "err", err)
 			}
@@ -200,11 +203,14 @@ type streamRuntime struct{ *Service }
 
 // Exec runs a command on the client's streams.
 func (s streamRuntime) Exec(ctx context.Context, id string, args []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
-	cmd := command{args: args, tty: tty, stdin: in, resize: resize}
-	if out != nil { // a nil of a type is not a nil of an interface
+	// Unwanted output still needs a place to go: the shim cannot do with one stream alone.
+	cmd := command{args: args, tty: tty, stdin: in, stdout: io.Discard, stderr: io.Discard, resize: resize}
+	if out != nil {
 		cmd.stdout = out
 	}
-	if errOut != nil {
+	if tty {
+		cmd.stderr = nil
+	} else if errOut != nil {
 		cmd.stderr = errOut
 	}
 	code, err := s.exec(namespaces.WithNamespace(ctx, s.cfg.Namespace), id, cmd)

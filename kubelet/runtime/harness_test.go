@@ -167,16 +167,20 @@ func (m *machine) remove() {
 		log, _ := os.ReadFile(filepath.Join(m.dir, "containerd.log"))
 		m.t.Logf("containerd's log ends:\n%s", log[max(0, len(log)-3000):])
 	}
-	for _, pattern := range []string{"netns/*", "state/sandboxes/*/shm"} {
-		mounts, _ := filepath.Glob(filepath.Join(m.dir, pattern))
-		for _, mount := range mounts {
-			syscall.Unmount(mount, syscall.MNT_DETACH)
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for line := range strings.Lines(string(mounts)) {
+		if where := strings.Fields(line)[1]; strings.HasPrefix(where, m.dir) {
+			syscall.Unmount(where, syscall.MNT_DETACH)
 		}
 	}
-	os.RemoveAll(m.dir)
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + m.cgroup)
-	for _, d := range append(dirs, "/sys/fs/cgroup"+m.cgroup) {
-		os.Remove(d)
+	if err := os.RemoveAll(m.dir); err != nil {
+		m.t.Errorf("leaving files: %v", err)
+	}
+	for _, pattern := range []string{"*" + m.cgroup + "/*", "*" + m.cgroup, m.cgroup + "/*", m.cgroup} {
+		dirs, _ := filepath.Glob(filepath.Join(cgroupRoot, pattern))
+		for _, d := range dirs {
+			os.Remove(d) // the kernel's files in it do not count
+		}
 	}
 }
 
