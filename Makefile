@@ -12,7 +12,7 @@ NODES ?= 3
 .PHONY: up down build tools image test test-unit e2e lint loc clean help
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 up: build tools ## start a cluster of three nodes and say what to do next
 	@bin/orrery start --nodes $(NODES) --profile $(PROFILE)

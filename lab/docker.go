@@ -40,7 +40,7 @@ func (d *Docker) Feed(ctx context.Context, stdin io.Reader, args ...string) erro
 // Ask runs a command that only looks and returns what it printed, without space around it.
 func (d *Docker) Ask(ctx context.Context, args ...string) (string, error) {
 	out, err := d.run(ctx, nil, args)
-	if d.DryRun != nil && errors.Is(err, exec.ErrNotFound) {
+	if d.DryRun != nil && errors.Is(err, errNoDocker) {
 		return "", nil
 	}
 	return strings.TrimSpace(out), err
@@ -112,11 +112,24 @@ func (d *Docker) run(ctx context.Context, stdin io.Reader, args []string) (strin
 		return stdout.String(), nil
 	case ctx.Err() != nil:
 		return stdout.String(), fmt.Errorf("docker %s: %w", args[0], context.Cause(ctx))
+	case errors.Is(err, exec.ErrNotFound):
+		return "", errNoDocker
+	case strings.Contains(stderr.String(), "permission denied while trying to connect"):
+		return "", errDenied
+	case strings.Contains(stderr.String(), "Cannot connect to the Docker daemon"):
+		return "", errNoEngine
 	case errors.As(err, &exit):
 		return stdout.String(), fmt.Errorf("docker %s: %w", args[0], &CommandError{exit.ExitCode(), stdout.String(), stderr.String()})
 	}
 	return "", fmt.Errorf("docker %s: %w", args[0], err)
 }
+
+// What may be wrong with Docker itself, in one sentence each.
+var (
+	errNoDocker = errors.New("docker is not installed, and the nodes are Docker containers: see https://docs.docker.com/get-docker/")
+	errNoEngine = errors.New("the Docker engine does not answer: start it (Docker Desktop, or `sudo systemctl start docker`) and try again")
+	errDenied   = errors.New("you may not use the Docker engine: add yourself to the group docker, log in anew and try again")
+)
 
 // CommandError is what a failed docker command said.
 type CommandError struct {
@@ -133,4 +146,10 @@ func (e *CommandError) Error() string {
 		}
 	}
 	return fmt.Sprintf("exit code %d", e.Code)
+}
+
+// Tail is the last lines of all that the command said, indented.
+func (e *CommandError) Tail(lines int) string {
+	all := strings.Split(strings.TrimSpace(e.Stdout+"\n"+e.Stderr), "\n")
+	return "    " + strings.Join(all[max(0, len(all)-lines):], "\n    ")
 }

@@ -21,7 +21,10 @@ import (
 const (
 	// NodeImage is the image of a node without its tag; each content has a tag of its own.
 	NodeImage = "orrery/node"
-	baseImage = "orrery/node-base"
+	// JumpboxImage is a container to look at a cluster from:
+	// docker run -ti --rm --network=orrery orrery/netshoot:2023.03
+	JumpboxImage = "orrery/netshoot:2023.03"
+	baseImage    = "orrery/node-base"
 )
 
 // The programs on a node's path: the foreign ones, which hardly change, and Orrery's.
@@ -83,10 +86,15 @@ func (c *Cluster) ensureBaseImage(ctx context.Context) (string, error) {
 	}
 	fmt.Fprintf(c.Out, "\n    installing a node's packages on %s\n%66s", root, "")
 	// The engine's own network: not every machine lets containers on Docker's default network resolve names.
-	return ref, c.build(ctx, func(w *contextWriter) {
+	flags := []string{"--file", "Dockerfile.base", "--network", "host", "--build-arg", "ROOT=" + root, "--tag"}
+	err = c.build(ctx, func(w *contextWriter) {
 		w.addFiles(node.Files)
 		w.addPrograms("tools/", c.Bin, foreignPrograms)
-	}, "--file", "Dockerfile.base", "--network", "host", "--build-arg", "ROOT="+root, "--tag", ref)
+	}, append(flags, ref)...)
+	if err != nil {
+		return "", err
+	}
+	return ref, c.build(ctx, func(w *contextWriter) { w.addFiles(node.Files) }, append(flags, JumpboxImage, "--target", "netshoot")...)
 }
 
 // writeNodeContext writes the build context of deploy/node/Dockerfile.

@@ -110,21 +110,53 @@ func TestNodesAreFoundByNameShortNameOrRole(t *testing.T) {
 }
 
 func TestErrorsAreOneSentence(t *testing.T) {
-	engine := errors.New("docker info: Cannot connect to the Docker daemon at unix:///var/run/docker.sock")
-	denied := errors.New("docker info: permission denied while trying to connect")
 	port := errors.New("docker start: driver failed: Bind for 127.0.0.1:26443 failed: port is already allocated")
 	for want, err := range map[string]error{
-		"the Docker engine does not answer":                                    engineError(engine),
-		"you may not use the Docker engine":                                    engineError(denied),
-		"port 26443 is in use":                                                 portError(port, 26443),
+		"port 26443 is in use": portError(port, 26443),
 		"there is no cluster \"x\": create it with `orrery start --profile x`": (&Cluster{Name: "x"}).absent(),
 	} {
 		if !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q does not begin with %q", err, want)
 		}
 	}
-	if err := portError(engine, 26443); err != engine {
+	if err := portError(errDenied, 26443); err != errDenied {
 		t.Errorf("an error about something else became %v", err)
+	}
+}
+
+func TestWhatIsWrongWithDockerIsToldApart(t *testing.T) {
+	for _, tc := range []struct {
+		script string
+		want   error
+	}{
+		{"", errNoDocker},
+		{"echo 'Cannot connect to the Docker daemon at unix:///var/run/docker.sock.' >&2; exit 1", errNoEngine},
+		{"echo 'permission denied while trying to connect to the Docker daemon socket' >&2; exit 1", errDenied},
+	} {
+		dir := t.TempDir()
+		if tc.script != "" {
+			if err := os.WriteFile(filepath.Join(dir, "docker"), []byte("#!/bin/sh\n"+tc.script+"\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Setenv("PATH", dir)
+		c := &Cluster{Name: "lab", Docker: &Docker{}, Out: io.Discard}
+		if err := c.Start(t.Context(), StartOptions{Nodes: 1}); !errors.Is(err, tc.want) {
+			t.Errorf("a docker that does %q: %v, want %v", tc.script, err, tc.want)
+		}
+	}
+}
+
+func TestAFailedCommandIsShown(t *testing.T) {
+	var out bytes.Buffer
+	c := &Cluster{Name: "lab", Docker: &Docker{}, Out: &out}
+	failed := &CommandError{Code: 1, Stdout: "[preflight] Running pre-flight checks\n", Stderr: "error: no\n"}
+	err := c.runSteps(t.Context(), step{"kubeadm init", func(context.Context) error { return failed }})
+	if !errors.Is(err, failed) || err.Error() != "error: no" {
+		t.Errorf("err = %v", err)
+	}
+	if want := "failed\n    [preflight] Running pre-flight checks\n    \n    error: no\n"; !strings.HasSuffix(out.String(), want) {
+		t.Errorf("printed %q, want it to end with %q", out.String(), want)
 	}
 }
 

@@ -108,7 +108,7 @@ func (c *Cluster) StartNode(ctx context.Context, n Node) error {
 
 // StopNode shuts a node down as a machine is shut down: its systemd is told to, and is cut off if it takes too long.
 func (c *Cluster) StopNode(ctx context.Context, n Node) error {
-	return c.Docker.Do(ctx, "stop", "--time", stopTimeout, n.Name)
+	return c.Docker.Do(ctx, "stop", "-t", stopTimeout, n.Name)
 }
 
 // DeleteNode takes a node out of its cluster, and removes its container and its disk. The control plane is not

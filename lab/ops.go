@@ -225,7 +225,7 @@ func (c *Cluster) Stop(ctx context.Context) error {
 func (c *Cluster) Delete(ctx context.Context) error {
 	containers, err := c.Docker.Lines(ctx, "ps", "--all", "--quiet", "--filter", "label="+labelProfile+"="+c.Name)
 	if err != nil {
-		return engineError(err)
+		return err
 	}
 	networks, err := c.Docker.Lines(ctx, "network", "ls", "--quiet", "--filter", "label="+labelProfile+"="+c.Name)
 	if err != nil {

@@ -2,10 +2,8 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"os/exec"
 	"strings"
 	"syscall"
 )
@@ -18,12 +16,9 @@ func (c *Cluster) preflight(ctx context.Context) error {
 	if c.Docker.DryRun != nil {
 		return nil
 	}
-	if _, err := exec.LookPath("docker"); err != nil {
-		return errors.New("docker is not installed, and the nodes are Docker containers: see https://docs.docker.com/get-docker/")
-	}
 	root, err := c.Docker.Ask(ctx, "info", "--format", "{{.OSType}} {{.DockerRootDir}}")
 	if err != nil {
-		return engineError(err)
+		return err
 	}
 	osType, dir, _ := strings.Cut(root, " ")
 	if osType != "linux" {
@@ -38,14 +33,6 @@ func (c *Cluster) preflight(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// engineError says in one sentence why the engine did not answer.
-func engineError(err error) error {
-	if strings.Contains(err.Error(), "permission denied") {
-		return errors.New("you may not use the Docker engine: add yourself to the group docker, log in anew and try again")
-	}
-	return errors.New("the Docker engine does not answer: start it (Docker Desktop, or `sudo systemctl start docker`) and try again")
 }
 
 // firstPort is where the search for the API server's port begins. It lies below the ports that Linux and macOS

@@ -31,7 +31,7 @@ func (c *Cluster) Start(ctx context.Context, o StartOptions) error {
 		return err
 	}
 	if len(nodes) > 0 {
-		return c.restart(ctx, nodes)
+		return c.restart(ctx, nodes, o)
 	}
 	if o.Port != 0 && c.Docker.DryRun == nil && !free(o.Port) {
 		return portError(errors.New("address already in use"), o.Port)
@@ -95,7 +95,7 @@ func (c *Cluster) plan(ctx context.Context, subnet netip.Prefix, o StartOptions)
 }
 
 // restart starts the nodes that are stopped.
-func (c *Cluster) restart(ctx context.Context, nodes []Node) error {
+func (c *Cluster) restart(ctx context.Context, nodes []Node, o StartOptions) error {
 	stopped := slices.DeleteFunc(slices.Clone(nodes), func(n Node) bool { return n.Running })
 	if len(stopped) == 0 {
 		fmt.Fprintf(c.Out, "The cluster %q is there already, with %s running.\n", c.Name, plural(len(nodes), "node"))
@@ -112,6 +112,9 @@ func (c *Cluster) restart(ctx context.Context, nodes []Node) error {
 		return err
 	}
 	if !c.hasKubernetes(ctx, nodes[0]) {
+		if !o.NoKubernetes {
+			fmt.Fprintf(c.Out, "Kubernetes is not on it: run kubeadm by hand, or begin anew with `orrery delete%s`.\n", c.profileFlag())
+		}
 		return nil
 	}
 	if len(stopped) > 0 {

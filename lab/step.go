@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -28,6 +29,10 @@ func (c *Cluster) runSteps(ctx context.Context, steps ...step) error {
 		fmt.Fprintf(c.Out, "* %-62s", s.title+" ...")
 		if err := s.do(ctx); err != nil {
 			fmt.Fprintln(c.Out, "  failed")
+			var command *CommandError
+			if errors.As(err, &command) {
+				fmt.Fprintln(c.Out, command.Tail(20))
+			}
 			return err
 		}
 		fmt.Fprintf(c.Out, "%6.1fs\n", time.Since(started).Seconds())
