@@ -111,9 +111,11 @@ func TestContainers(t *testing.T) {
 			change func(*cri.LinuxContainerSecurityContext)
 			want   []string
 		}{
-			"default":  {func(*cri.LinuxContainerSecurityContext) {}, []string{"CapEff:\t00000000a80425fb", "NoNewPrivs:\t0", "Seccomp:\t2"}},
-			"none but": {func(s *cri.LinuxContainerSecurityContext) { s.Capabilities = &cri.Capability{DropCapabilities: []string{"ALL"}, AddCapabilities: []string{"NET_ADMIN"}} }, []string{"CapEff:\t0000000000001000"}},
-			"no new":   {func(s *cri.LinuxContainerSecurityContext) { s.NoNewPrivs = true }, []string{"NoNewPrivs:\t1"}},
+			"default": {func(*cri.LinuxContainerSecurityContext) {}, []string{"CapEff:\t00000000a80425fb", "NoNewPrivs:\t0", "Seccomp:\t2"}},
+			"none but": {func(s *cri.LinuxContainerSecurityContext) {
+				s.Capabilities = &cri.Capability{DropCapabilities: []string{"ALL"}, AddCapabilities: []string{"NET_ADMIN"}}
+			}, []string{"CapEff:\t0000000000001000"}},
+			"no new": {func(s *cri.LinuxContainerSecurityContext) { s.NoNewPrivs = true }, []string{"NoNewPrivs:\t1"}},
 			"unconfined": {func(s *cri.LinuxContainerSecurityContext) {
 				s.Seccomp.ProfileType = cri.SecurityProfile_Unconfined
 			}, []string{"Seccomp:\t0"}},
