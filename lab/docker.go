@@ -37,12 +37,18 @@ func (d *Docker) Feed(ctx context.Context, stdin io.Reader, args ...string) erro
 	return err
 }
 
-// Ask runs a command that only looks and returns what it printed, without space around it.
-func (d *Docker) Ask(ctx context.Context, args ...string) (string, error) {
+// Read runs a command that only looks and returns what it printed.
+func (d *Docker) Read(ctx context.Context, args ...string) (string, error) {
 	out, err := d.run(ctx, nil, args)
 	if d.DryRun != nil && errors.Is(err, errNoDocker) {
 		return "", nil
 	}
+	return out, err
+}
+
+// Ask is Read, without space around the answer.
+func (d *Docker) Ask(ctx context.Context, args ...string) (string, error) {
+	out, err := d.Read(ctx, args...)
 	return strings.TrimSpace(out), err
 }
 

@@ -65,8 +65,7 @@ func TestDryRunPrintsEveryCommand(t *testing.T) {
 		"stop":   {nodes: threeNodes, networks: "net", do: func(ctx context.Context, c *Cluster) error { return c.Stop(ctx) }},
 		"delete": {nodes: threeNodes, networks: "net", do: func(ctx context.Context, c *Cluster) error { return c.Delete(ctx) }},
 		"cp": {nodes: threeNodes, networks: "net", do: func(ctx context.Context, c *Cluster) error {
-			return errors.Join(c.Copy(ctx, "here.txt", "/tmp/there.txt"), c.Copy(ctx, "here.txt", "lab-m02:/tmp/there.txt"),
-				c.Copy(ctx, "m02:/etc/os-release", "."))
+			return errors.Join(c.Copy(ctx, "testdata/hello", "/tmp/hello"), c.Copy(ctx, "testdata/hello", "m02:/tmp/hello"))
 		}},
 		"ssh": {nodes: threeNodes, networks: "net", do: func(ctx context.Context, c *Cluster) error {
 			return c.SSH(ctx, "lab-m02", []string{"cat", "$HOME/.kube/config"})

@@ -41,29 +41,58 @@ func (c *Cluster) runningNode(ctx context.Context, name string) (Node, error) {
 	return n, err
 }
 
-// Copy copies a file. Either side may be NODE:PATH; a destination without a node means the control-plane node.
+// Copy copies a file to or from a node. Either side may be NODE:PATH; a destination without a node is in the
+// control-plane node unless the source is in one. It goes through the node and not through `docker cp`, which
+// writes underneath what is mounted there, such as /tmp.
 func (c *Cluster) Copy(ctx context.Context, from, to string) error {
-	sides := []*string{&from, &to}
-	local := 0
-	for n, side := range sides {
-		name, path, found := strings.Cut(*side, ":")
-		if !found && n == 1 && local == 1 {
-			name, path, found = c.Name, *side, true
-		}
-		if !found {
-			local++
-			continue
-		}
-		node, err := c.Node(ctx, name)
-		if err != nil {
-			return err
-		}
-		if !strings.HasPrefix(path, "/") {
-			return fmt.Errorf("%s is not an absolute path in the node", path)
-		}
-		*side = node.Name + ":" + path
+	fromNode, fromPath, err := c.inNode(ctx, from)
+	if err != nil {
+		return err
 	}
-	return c.Docker.Do(ctx, "cp", from, to)
+	if fromNode == "" && !strings.Contains(to, ":") {
+		to = c.Name + ":" + to
+	}
+	toNode, toPath, err := c.inNode(ctx, to)
+	if err != nil {
+		return err
+	}
+	var content string
+	mode := os.FileMode(0o644)
+	if fromNode != "" {
+		content, err = c.Docker.Read(ctx, "exec", fromNode, "cat", fromPath)
+	} else {
+		var raw []byte
+		var info os.FileInfo
+		if info, err = os.Stat(fromPath); err == nil {
+			mode = info.Mode().Perm()
+			raw, err = os.ReadFile(fromPath)
+		}
+		content = string(raw)
+	}
+	if err != nil {
+		return err
+	}
+	if toNode == "" {
+		if c.Docker.DryRun != nil {
+			return nil
+		}
+		return os.WriteFile(toPath, []byte(content), mode)
+	}
+	return c.Docker.Feed(ctx, strings.NewReader(content), "exec", "--interactive", toNode,
+		"sh", "-c", fmt.Sprintf("cat >%s && chmod %o %s", quote(toPath), mode, quote(toPath)))
+}
+
+// inNode splits NODE:PATH; without a node the path is the user's machine's.
+func (c *Cluster) inNode(ctx context.Context, arg string) (node, path string, err error) {
+	name, path, found := strings.Cut(arg, ":")
+	if !found {
+		return "", arg, nil
+	}
+	n, err := c.runningNode(ctx, name)
+	if err == nil && !strings.HasPrefix(path, "/") {
+		err = fmt.Errorf("%s is not an absolute path in the node", path)
+	}
+	return n.Name, path, err
 }
 
 // LoadImage brings an image, a name that Docker knows or a tar archive, into the containerd of every running node.
@@ -140,7 +169,7 @@ func (c *Cluster) SaveLogs(ctx context.Context, dir string) error {
 			"journal.txt": "journalctl --no-pager --boot 0",
 			"pods.tar":    "mkdir -p /var/log/pods && tar -C /var/log -c pods",
 		} {
-			out, err := c.Docker.Ask(ctx, "exec", n.Name, "sh", "-c", command)
+			out, err := c.Docker.Read(ctx, "exec", n.Name, "sh", "-c", command)
 			// A log that grows while it is packed makes tar complain, and is worth having all the same.
 			if err != nil && out == "" {
 				return err
