@@ -1,0 +1,84 @@
+package apiserver
+
+import (
+	"net/http"
+
+	"orrery/apiserver/rest"
+
+	"github.com/gorilla/mux"
+)
+
+// routes is the whole REST surface. What resources there are, and which verbs
+// they have, is not said here but in the table of kinds: a path names any.
+//
+//	/api/v1/...                       the core group
+//	/apis/{group}/{version}/...       all others
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/endpoints/installer.go, which makes some
+// thousand routes of the same shapes.
+func (s *Server) routes() http.Handler {
+	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
+	r.NotFoundHandler = http.HandlerFunc(s.notFound)
+	r.MethodNotAllowedHandler = http.HandlerFunc(rest.MethodNotAllowed)
+	get := func(path string, h http.HandlerFunc) { r.Path(path).Methods(http.MethodGet, http.MethodHead).Handler(h) }
+
+	// What there is.
+	for _, p := range []string{"/api", "/api/", "/apis", "/apis/", "/api/{version}", "/apis/{group}", "/apis/{group}/{version}"} {
+		get(p, s.discovery.ServeHTTP)
+	}
+	get("/openapi/v2", s.openapi.ServeV2)
+	r.PathPrefix("/openapi/v3").Methods(http.MethodGet).HandlerFunc(s.openapi.ServeV3)
+	if s.oidc != nil {
+		get("/.well-known/openid-configuration", s.oidc.ServeConfig)
+		get("/openid/v1/jwks", s.oidc.ServeKeys)
+	}
+	s.routeOperations(r)
+
+	// Resources. Objects of a namespace and objects of the cluster have the same
+	// handlers: the namespace is part of the request's attributes.
+	for _, version := range []string{"/api/{version}", "/apis/{group}/{version}"} {
+		v := r.PathPrefix(version).Subrouter()
+		v.NotFoundHandler, v.MethodNotAllowedHandler = http.HandlerFunc(rest.NotFound), http.HandlerFunc(rest.MethodNotAllowed)
+		v.PathPrefix("/watch/").Methods(http.MethodGet).HandlerFunc(s.rest.Watch) // the old form of ?watch=true
+
+		// A namespace is an object itself, with two subresources.
+		s.object(v, "/namespaces/{name}")
+		v.HandleFunc("/namespaces/{name}/{subresource:status|finalize}", s.rest.Subresource)
+
+		for _, scope := range []string{"", "/namespaces/{namespace}"} {
+			s.collection(v, scope+"/{resource}")
+			s.object(v, scope+"/{resource}/{name}")
+			v.HandleFunc(scope+"/{resource}/{name}/{subresource}", s.rest.Subresource)
+			v.HandleFunc(scope+"/{resource}/{name}/{subresource:proxy}/{path:.*}", s.rest.Subresource)
+		}
+	}
+	return r
+}
+
+// collection: all objects of a resource.
+func (s *Server) collection(r *mux.Router, path string) {
+	r.HandleFunc(path, s.listOrWatch).Methods(http.MethodGet, http.MethodHead)
+	r.HandleFunc(path, s.rest.Create).Methods(http.MethodPost)
+	r.HandleFunc(path, s.rest.DeleteCollection).Methods(http.MethodDelete)
+}
+
+// object: one of them.
+func (s *Server) object(r *mux.Router, path string) {
+	r.HandleFunc(path, s.rest.Get).Methods(http.MethodGet, http.MethodHead)
+	r.HandleFunc(path, s.rest.Update).Methods(http.MethodPut)
+	r.HandleFunc(path, s.rest.Patch).Methods(http.MethodPatch)
+	r.HandleFunc(path, s.rest.Delete).Methods(http.MethodDelete)
+}
+
+func (s *Server) listOrWatch(w http.ResponseWriter, r *http.Request) {
+	if rest.ParseRequest(r).Verb == "watch" {
+		s.rest.Watch(w, r)
+		return
+	}
+	s.rest.List(w, r)
+}
+
+// notFound is for paths that are no API at all.
+func (s *Server) notFound(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "404 page not found", http.StatusNotFound)
+}

@@ -1,0 +1,262 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"orrery/apiserver/admission"
+	"orrery/apiserver/alloc"
+	"orrery/apiserver/auth"
+	"orrery/apiserver/auth/rbac"
+	"orrery/apiserver/bootstrap"
+	"orrery/apiserver/discovery"
+	"orrery/apiserver/kinds"
+	"orrery/apiserver/objects"
+	"orrery/apiserver/openapi"
+	"orrery/apiserver/registry"
+	"orrery/apiserver/rest"
+	"orrery/apiserver/store"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Server is one API server. Make it with New.
+type Server struct {
+	config   Config
+	table    *kinds.Table
+	registry *registry.Registry
+	rest     *rest.Handlers
+	hooks    rest.Hooks
+	handler  http.Handler
+
+	authenticator auth.Authenticator
+	authorizer    auth.Authorizer
+	escalation    *rbac.Escalation
+	clientCAs     *x509.CertPool
+	oidc          *auth.OIDC
+	discovery     *discovery.Handler
+	openapi       *openapi.Handler
+	bootstrap     *bootstrap.Bootstrap
+}
+
+// New builds a server that does nothing yet: its Handler answers, but the
+// objects that every cluster has are made by Run. It reads all files that the
+// config names.
+func New(config Config) (*Server, error) {
+	if config.Store == nil {
+		return nil, errors.New("an API server needs a store")
+	}
+	if config.Log == nil {
+		config.Log = slog.Default()
+	}
+	config.Log = config.Log.With("component", "kube-apiserver")
+	defaultTimes(&config.Times)
+	s := &Server{config: config, table: kinds.NewTable(), clientCAs: x509.NewCertPool(),
+		hooks: rest.Hooks{Connect: map[string]rest.Connecter{}, Create: map[string]rest.Creater{}}}
+	if events := s.table.Stored(schema.GroupResource{Resource: "events"}); events != nil {
+		events.TTL = config.Times.EventTTL
+	}
+	s.registry = registry.New(context.Background(), s.table, config.Store, config.Log)
+	if err := s.build(); err != nil {
+		s.registry.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func defaultTimes(t *Times) {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&t.RequestTimeout, time.Minute}, {&t.MinRequestTimeout, 30 * time.Minute},
+		{&t.BookmarkPeriod, time.Minute}, {&t.Shutdown, 10 * time.Second},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+}
+
+// build puts the parts together.
+func (s *Server) build() error {
+	if err := s.secure(); err != nil {
+		return fmt.Errorf("authentication and authorization: %w", err)
+	}
+	var plugins admission.Chain
+	if !s.config.Bare {
+		var err error
+		if plugins, err = admission.New(admission.Config{Objects: s.registry, Authorizer: s.authorizer,
+			Enable: s.config.EnableAdmission, Disable: s.config.DisableAdmission}); err != nil {
+			return err
+		}
+		plugins = append(plugins, s.escalation)
+	}
+	if s.config.ServiceCIDR.IsValid() {
+		if _, err := alloc.New(alloc.Config{ServiceCIDR: s.config.ServiceCIDR, FirstPort: s.config.FirstNodePort, LastPort: s.config.LastNodePort}, s.registry, s.table); err != nil {
+			return err
+		}
+	}
+	s.discovery = discovery.New(s.table, s.address())
+	s.openapi = openapi.New(s.table, minor(s.config.Version))
+	s.bootstrap = bootstrap.New(s.bootstrapConfig())
+	if err := s.connectStreams(); err != nil {
+		return err
+	}
+	s.rest = rest.New(rest.Config{Table: s.table, Registry: s.registry, Admission: plugins, Hooks: s.hooks, Log: s.config.Log,
+		BookmarkPeriod: s.config.Times.BookmarkPeriod, MinRequestTimeout: s.config.Times.MinRequestTimeout})
+	s.handler = s.chain(s.routes())
+	return nil
+}
+
+// minor is "1.36" of "v1.36.3+orrery".
+func minor(version string) string {
+	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
+	if len(parts) < 2 {
+		return version
+	}
+	return parts[0] + "." + parts[1]
+}
+
+func (s *Server) bootstrapConfig() bootstrap.Config {
+	c := &s.config.Authentication
+	read := func(file string) []byte {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			return nil // secure has read the same file and said so
+		}
+		return pem
+	}
+	b := bootstrap.Config{Objects: s.registry, Store: s.config.Store, AdvertiseAddress: s.config.AdvertiseAddress,
+		Port: s.config.SecurePort, ServiceCIDR: s.config.ServiceCIDR, Log: s.config.Log}
+	b.Authentication.AllowedNames, b.Authentication.UsernameHeaders = c.RequestHeaderAllowedNames, c.RequestHeaderUsername
+	b.Authentication.GroupHeaders, b.Authentication.ExtraHeaderPrefixes = c.RequestHeaderGroup, c.RequestHeaderExtraPrefix
+	if c.ClientCAFile != "" {
+		b.Authentication.ClientCA = read(c.ClientCAFile)
+	}
+	if c.RequestHeaderCAFile != "" {
+		b.Authentication.RequestHeaderCA = read(c.RequestHeaderCAFile)
+	}
+	return b
+}
+
+// Handler is the whole server behind the listener.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Objects reads and writes as the server itself does: without authorization
+// and admission. Tests use it to set a stage.
+func (s *Server) Objects() objects.Client { return s.registry }
+
+// Run serves until ctx ends, then ends watches, lets other requests finish, and
+// closes the store. It owns every goroutine that it starts.
+func (s *Server) Run(ctx context.Context) error {
+	listener, err := s.listen()
+	if err != nil {
+		return err
+	}
+	var background sync.WaitGroup
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.registry.Warm()
+	if !s.config.Bare {
+		background.Go(func() {
+			if err := s.bootstrap.Run(inner); err != nil {
+				s.config.Log.Error("bootstrap ended", "err", err)
+			}
+		})
+	}
+	background.Go(func() { s.compact(inner) })
+	server := &http.Server{Handler: s.handler, ReadHeaderTimeout: 32 * time.Second,
+		ErrorLog: log.New(logWriter{s.config.Log}, "", 0)}
+	background.Go(func() {
+		<-inner.Done()
+		s.shutdown(server)
+	})
+	s.config.Log.Info("serving", "address", listener.Addr().String(), "version", s.config.Version)
+	err = server.Serve(listener)
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
+	}
+	cancel()
+	background.Wait()
+	return errors.Join(err, s.config.Store.Close())
+}
+
+// shutdown ends watches first: they would never end by themselves.
+func (s *Server) shutdown(server *http.Server) {
+	s.registry.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), s.config.Times.Shutdown)
+	defer cancel()
+	if server.Shutdown(ctx) != nil {
+		_ = server.Close() // what is left has had its time
+	}
+}
+
+func (s *Server) listen() (net.Listener, error) {
+	listener := s.config.Listener
+	if listener == nil {
+		var err error
+		if listener, err = net.Listen("tcp", net.JoinHostPort(s.config.BindAddress, strconv.Itoa(s.config.SecurePort))); err != nil {
+			return nil, err
+		}
+	}
+	if s.config.TLSCertFile == "" {
+		return listener, nil
+	}
+	cert, err := tls.LoadX509KeyPair(s.config.TLSCertFile, s.config.TLSKeyFile)
+	if err != nil {
+		_ = listener.Close()
+		return nil, fmt.Errorf("serving certificate: %w", err)
+	}
+	// Client certificates are asked for but checked by the authenticator: a request may come with a token instead.
+	return tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"}, ClientAuth: tls.RequestClientCert, ClientCAs: s.clientCAs}), nil
+}
+
+// compact forgets history that is older than one interval.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/storage/etcd3/compact.go.
+func (s *Server) compact(ctx context.Context) {
+	if s.config.Times.Compaction <= 0 {
+		return
+	}
+	ticker := time.NewTicker(s.config.Times.Compaction)
+	defer ticker.Stop()
+	last := int64(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now, err := s.config.Store.Revision(ctx)
+		if err == nil && last > 0 {
+			err = s.config.Store.Compact(ctx, last)
+		}
+		if err != nil && !errors.Is(err, store.ErrCompacted) && ctx.Err() == nil {
+			s.config.Log.Warn("compaction failed", "err", err)
+			continue
+		}
+		last = now
+	}
+}
+
+// logWriter brings net/http's complaints (mostly broken handshakes) to the log.
+type logWriter struct{ log *slog.Logger }
+
+func (w logWriter) Write(b []byte) (int, error) {
+	w.log.Debug("http server", "err", strings.TrimSpace(string(b)))
+	return len(b), nil
+}
