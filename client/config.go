@@ -37,6 +37,8 @@ type Config struct {
 	// BearerToken is a fixed token; TokenFile names one that is read for each
 	// request (projected service-account tokens are rotated by the kubelet).
 	BearerToken, TokenFile string
+	// Token, if set, is asked for the token of each request instead.
+	Token func() (string, error)
 	// UserAgent is sent with each request; the server takes the default field
 	// manager from it, up to the first slash.
 	UserAgent string
@@ -54,12 +56,15 @@ func (c Config) As(userAgent string) Config {
 // the bearer of a token instead.
 func (c Config) WithToken(token string) Config {
 	c.CertFile, c.KeyFile, c.CertData, c.KeyData, c.TokenFile = "", "", nil, nil, ""
-	c.BearerToken = token
+	c.BearerToken, c.Token = token, nil
 	return c
 }
 
 // token is the bearer token for the next request, or "".
 func (c *Config) token() (string, error) {
+	if c.Token != nil {
+		return c.Token()
+	}
 	if c.TokenFile == "" {
 		return c.BearerToken, nil
 	}

@@ -1,0 +1,19 @@
+package controllers
+
+// table is every controller there is, with upstream's names.
+//
+// Upstream: cmd/kube-controller-manager/names/controller_names.go and
+// app/controllermanager.go, NewControllerDescriptors.
+var table = []descriptor{
+	{name: "replicaset-controller", alias: "replicaset", account: "replicaset-controller", start: startReplicaSet},
+	{name: "replicationcontroller-controller", alias: "replicationcontroller", account: "replication-controller", start: startReplicationController},
+	{name: "deployment-controller", alias: "deployment", account: "deployment-controller", start: startDeployment},
+	{name: "serviceaccount-controller", alias: "serviceaccount", account: "service-account-controller", start: startServiceAccount},
+	{name: "root-ca-certificate-publisher-controller", alias: "root-ca-cert-publisher", account: "root-ca-cert-publisher", start: startRootCA},
+	{name: "node-ipam-controller", alias: "nodeipam", account: "node-controller", start: startNodeIPAM},
+	{name: "certificatesigningrequest-approving-controller", alias: "csrapproving", account: "certificate-controller", start: startCSRApproving},
+	{name: "certificatesigningrequest-signing-controller", alias: "csrsigning", account: "certificate-controller", start: startCSRSigning},
+	{name: "certificatesigningrequest-cleaner-controller", alias: "csrcleaner", account: "certificate-controller", start: startCSRCleaner},
+	{name: "bootstrap-signer-controller", alias: "bootstrapsigner", account: "bootstrap-signer", optional: true, start: startBootstrapSigner},
+	{name: "token-cleaner-controller", alias: "tokencleaner", account: "token-cleaner", optional: true, start: startTokenCleaner},
+}
