@@ -1,0 +1,118 @@
+package scheduler
+
+import (
+	"math"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// resourcesFit turns pods away from nodes without room, and prefers the nodes
+// with the most room left (the LeastAllocated strategy).
+//
+// Upstream: pkg/scheduler/framework/plugins/noderesources/fit.go.
+// Left out: the strategies MostAllocated and RequestedToCapacityRatio.
+type resourcesFit struct{}
+
+func (resourcesFit) Name() string { return "NodeResourcesFit" }
+
+func (resourcesFit) Filter(c *Cycle, n *NodeInfo) *Status {
+	reasons, never := insufficient(c.Request, n)
+	switch {
+	case len(reasons) == 0:
+		return nil
+	case never:
+		return verdict(Unresolvable, reasons...)
+	}
+	return verdict(Unschedulable, reasons...)
+}
+
+// insufficient lists what a node has too little of. never says that even an
+// empty node would not do.
+func insufficient(want Resource, n *NodeInfo) (reasons []string, never bool) {
+	if int64(len(n.Pods))+1 > n.Allocatable.Pods {
+		reasons = append(reasons, "Too many pods")
+	}
+	lack := func(name corev1.ResourceName, want, have, used int64) {
+		if want > 0 && want > have-used {
+			reasons = append(reasons, "Insufficient "+string(name))
+			never = never || want > have
+		}
+	}
+	lack(corev1.ResourceCPU, want.MilliCPU, n.Allocatable.MilliCPU, n.Requested.MilliCPU)
+	lack(corev1.ResourceMemory, want.Memory, n.Allocatable.Memory, n.Requested.Memory)
+	lack(corev1.ResourceEphemeralStorage, want.EphemeralStorage, n.Allocatable.EphemeralStorage, n.Requested.EphemeralStorage)
+	for name, amount := range want.Other {
+		lack(name, amount, n.Allocatable.Other[name], n.Requested.Other[name])
+	}
+	return reasons, never
+}
+
+func (resourcesFit) Score(c *Cycle, n *NodeInfo) int64 {
+	var sum, weights int64
+	for _, r := range [2][2]int64{
+		{n.Allocatable.MilliCPU, n.NonZero.MilliCPU + c.NonZero.MilliCPU},
+		{n.Allocatable.Memory, n.NonZero.Memory + c.NonZero.Memory},
+	} {
+		have, used := r[0], r[1]
+		if have == 0 {
+			continue
+		}
+		if used <= have {
+			sum += (have - used) * MaxScore / have
+		}
+		weights++
+	}
+	if weights == 0 {
+		return 0
+	}
+	return sum / weights
+}
+
+func (resourcesFit) Normalize(*Cycle, []NodeScore) {}
+
+func (resourcesFit) Helps(ev ClusterEvent, pod *corev1.Pod) bool {
+	switch {
+	case ev.Node != nil:
+		want, _ := podRequest(pod)
+		reasons, _ := insufficient(want, (&NodeInfo{}).withNode(ev.Node))
+		return len(reasons) == 0
+	case ev.PodGone != nil:
+		return true
+	}
+	return ev.PodChanged != nil
+}
+
+// balancedAllocation prefers nodes on which cpu and memory would be used to
+// equal parts.
+//
+// Upstream: pkg/scheduler/framework/plugins/noderesources/balanced_allocation.go.
+type balancedAllocation struct{}
+
+func (balancedAllocation) Name() string { return "NodeResourcesBalancedAllocation" }
+
+func (balancedAllocation) PreScore(c *Cycle, _ []*NodeInfo) *Status {
+	if c.Request.MilliCPU == 0 && c.Request.Memory == 0 {
+		return verdict(Skip) // a best-effort pod balances nothing
+	}
+	return nil
+}
+
+func (balancedAllocation) Score(c *Cycle, n *NodeInfo) int64 {
+	with := math.Abs(imbalance(n, c.Request))
+	without := math.Abs(imbalance(n, Resource{}))
+	// Half of the range says whether the pod makes the node more or less even.
+	return MaxScore/2 + int64(math.Round((without-with)*MaxScore/2))
+}
+
+// imbalance is half the distance of the used fractions of cpu and memory, which
+// for two resources is their standard deviation.
+func imbalance(n *NodeInfo, extra Resource) float64 {
+	if n.Allocatable.MilliCPU == 0 || n.Allocatable.Memory == 0 {
+		return 0
+	}
+	cpu := min(1, float64(n.Requested.MilliCPU+extra.MilliCPU)/float64(n.Allocatable.MilliCPU))
+	mem := min(1, float64(n.Requested.Memory+extra.Memory)/float64(n.Allocatable.Memory))
+	return (cpu - mem) / 2
+}
+
+func (balancedAllocation) Normalize(*Cycle, []NodeScore) {}

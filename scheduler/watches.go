@@ -1,0 +1,130 @@
+package scheduler
+
+import (
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"orrery/client"
+)
+
+// watch connects the informers with the cache and the queue.
+//
+// Upstream: pkg/scheduler/eventhandlers.go.
+func (s *Scheduler) watch() {
+	s.pods.AddHandler(client.Handler[*corev1.Pod]{
+		Add:    s.podChanged,
+		Update: s.podUpdated,
+		Delete: s.podGone,
+	})
+	client.InformerFor[*corev1.Node](s.informers).AddHandler(client.Handler[*corev1.Node]{
+		Add: func(n *corev1.Node) {
+			s.cache.SetNode(n)
+			s.queue.Happened(ClusterEvent{Node: n})
+		},
+		Update: func(old, n *corev1.Node) {
+			s.cache.SetNode(n)
+			if nodeMatters(old, n) {
+				s.queue.Happened(ClusterEvent{Node: n})
+			}
+		},
+		Delete: func(n *corev1.Node) { s.cache.RemoveNode(n.Name) },
+	})
+}
+
+func (s *Scheduler) ours(pod *corev1.Pod) bool {
+	return pod.Spec.NodeName == "" && pod.Spec.SchedulerName == s.cfg.Name && pod.DeletionTimestamp == nil
+}
+
+func (s *Scheduler) podChanged(pod *corev1.Pod) {
+	if pod.Spec.NodeName != "" {
+		s.queue.Delete(pod.UID)
+		s.nominated.remove(pod.UID)
+		s.cache.SetPod(pod)
+		s.queue.Happened(ClusterEvent{PodChanged: pod})
+		return
+	}
+	if s.ours(pod) && !s.cache.Has(pod.UID) {
+		s.nominated.set(pod)
+		s.queue.Add(pod)
+	}
+}
+
+func (s *Scheduler) podUpdated(old, pod *corev1.Pod) {
+	if old.UID != pod.UID {
+		s.podGone(old)
+		s.podChanged(pod)
+		return
+	}
+	if pod.Spec.NodeName == "" && pod.DeletionTimestamp != nil {
+		s.podGone(pod)
+		return
+	}
+	if pod.Spec.NodeName != "" && old.Spec.NodeName == pod.Spec.NodeName {
+		matters := old.Generation != pod.Generation || !maps.Equal(old.Labels, pod.Labels) || old.DeletionTimestamp == nil && pod.DeletionTimestamp != nil
+		if !matters {
+			return // the kubelet's news of its containers
+		}
+	}
+	s.podChanged(pod)
+}
+
+func (s *Scheduler) podGone(pod *corev1.Pod) {
+	s.queue.Delete(pod.UID)
+	s.nominated.remove(pod.UID)
+	if pod.Spec.NodeName != "" || s.cache.Has(pod.UID) {
+		s.cache.RemovePod(pod.UID)
+		s.queue.Happened(ClusterEvent{PodGone: pod})
+	}
+}
+
+// nodeMatters says whether a node changed in what plugins look at; heartbeats
+// do not.
+func nodeMatters(old, n *corev1.Node) bool {
+	return old.Spec.Unschedulable != n.Spec.Unschedulable ||
+		!equality.Semantic.DeepEqual(old.Spec.Taints, n.Spec.Taints) ||
+		!maps.Equal(old.Labels, n.Labels) ||
+		!equality.Semantic.DeepEqual(old.Status.Allocatable, n.Status.Allocatable)
+}
+
+// defaultSelector selects the pods that share a pod's services and controller:
+// the ones that the default spreading spreads.
+//
+// Upstream: pkg/scheduler/framework/plugins/helper/spread.go, DefaultSelector.
+func (s *Scheduler) defaultSelector(pod *corev1.Pod) labels.Selector {
+	set := labels.Set{}
+	for _, svc := range s.services.List() {
+		if svc.Namespace == pod.Namespace && len(svc.Spec.Selector) > 0 && labels.SelectorFromSet(svc.Spec.Selector).Matches(labels.Set(pod.Labels)) {
+			set = labels.Merge(set, svc.Spec.Selector)
+		}
+	}
+	sel := labels.SelectorFromSet(set)
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil {
+		return sel
+	}
+	var also *metav1.LabelSelector
+	switch owner.Kind {
+	case "ReplicationController":
+		if rc, ok := s.controllers.Get(pod.Namespace, owner.Name); ok {
+			return labels.SelectorFromSet(labels.Merge(set, rc.Spec.Selector))
+		}
+	case "ReplicaSet":
+		if rs, ok := s.replicaSets.Get(pod.Namespace, owner.Name); ok {
+			also = rs.Spec.Selector
+		}
+	case "StatefulSet":
+		if ss, ok := s.stateful.Get(pod.Namespace, owner.Name); ok {
+			also = ss.Spec.Selector
+		}
+	}
+	if also != nil {
+		if reqs, ok := selectorOrNothing(also).Requirements(); ok {
+			sel = sel.Add(reqs...)
+		}
+	}
+	return sel
+}
