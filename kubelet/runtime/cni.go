@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -57,10 +59,7 @@ func (s *Service) addNetwork(ctx context.Context, id, netns string, config *cri.
 	for _, p := range config.PortMappings {
 		if p.HostPort > 0 {
 			ports = append(ports, map[string]any{"hostPort": p.HostPort, "containerPort": p.ContainerPort,
-				"protocol": map[cri.Protocol]string{cri.Protocol_UDP: "udp", cri.Protocol_SCTP: "sctp"}[p.Protocol], "hostIP": p.HostIp})
-			if p.Protocol == cri.Protocol_TCP {
-				ports[len(ports)-1]["protocol"] = "tcp"
-			}
+				"protocol": strings.ToLower(p.Protocol.String()), "hostIP": p.HostIp})
 		}
 	}
 	result, err := s.cni().AddNetworkList(ctx, list, &libcni.RuntimeConf{
@@ -106,7 +105,11 @@ func (s *Service) delNetwork(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		err = s.cni().DelNetworkList(ctx, list, &libcni.RuntimeConf{ContainerID: id, NetNS: a.NetNS, IfName: a.IfName,
+		netns := a.NetNS
+		if _, err := os.Stat(netns); err != nil {
+			netns = "" // gone with a reboot; plugins then only give the address back
+		}
+		err = s.cni().DelNetworkList(ctx, list, &libcni.RuntimeConf{ContainerID: id, NetNS: netns, IfName: a.IfName,
 			Args: a.CniArgs, CapabilityArgs: a.CapabilityArgs})
 		if err != nil {
 			return err

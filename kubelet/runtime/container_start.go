@@ -116,7 +116,7 @@ func (s *Service) StopContainer(ctx context.Context, req *cri.StopContainerReque
 func (s *Service) stopSignal(ctx context.Context, r *record) syscall.Signal {
 	name := ""
 	if sig := r.containerConfig().GetStopSignal(); sig != cri.Signal_RUNTIME_DEFAULT {
-		name = strings.ReplaceAll(strings.ReplaceAll(sig.String(), "PLUS", "+"), "MINUS", "-")
+		name = strings.ReplaceAll(sig.String(), "PLUS", "+")
 	} else if image, err := s.client.GetImage(ctx, r.Image); err == nil {
 		if spec, err := image.Spec(ctx); err == nil {
 			name = spec.Config.StopSignal

@@ -3,13 +3,13 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
+	"github.com/containerd/containerd/api/events"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
-
-	"github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -63,7 +63,7 @@ func (s *Service) tryReap(ctx context.Context, id string) {
 	}
 }
 
-// reapAll reaps whatever has ended.
+// reapAll reaps whatever has ended, and writes down the end of what was lost.
 func (s *Service) reapAll(ctx context.Context) {
 	all, err := s.client.TaskService().List(ctx, &tasksapi.ListTasksRequest{})
 	if err != nil {
@@ -73,6 +73,21 @@ func (s *Service) reapAll(ctx context.Context) {
 		if t.Status == tasktypes.Status_STOPPED {
 			s.tasks.Go(func() { s.tryReap(ctx, t.ID) })
 		}
+	}
+	records, err := s.list(ctx, kindContainer)
+	if err != nil {
+		return
+	}
+	for i := range records {
+		if !records[i].lost() {
+			continue
+		}
+		end := map[string]string{labelExitCode: strconv.Itoa(lostCode), labelReason: lostReason, labelFinished: stamp(time.Now())}
+		if err := s.label(ctx, records[i].ID, end); err != nil {
+			s.log.Warn("Lost container could not be recorded", "key", records[i].ID, "err", err)
+			continue
+		}
+		s.publish(ctx, cri.ContainerEventType_CONTAINER_STOPPED_EVENT, records[i].ID, records[i].Labels[labelSandbox])
 	}
 }
 

@@ -33,6 +33,10 @@ const (
 
 	extensionConfig = "orrery/config" // the CRI config it was made from, as protobuf
 
+	// Upstream: containerd pkg/cri/server, unknownExitCode and unknownExitReason.
+	lostCode   = 255
+	lostReason = "Unknown"
+
 	kindSandbox   = "sandbox"
 	kindContainer = "container"
 )
@@ -59,7 +63,12 @@ func (s *Service) list(ctx context.Context, kind string) ([]record, error) {
 	}
 	records := make([]record, 0, len(stored))
 	for _, c := range stored {
-		records = append(records, record{c, byID[c.ID]})
+		r := record{c, byID[c.ID]}
+		if err := s.settle(ctx, &r); err == nil {
+			records = append(records, r)
+		} else if !errdefs.IsNotFound(err) {
+			return nil, err
+		}
 	}
 	return records, nil
 }
@@ -87,7 +96,20 @@ func (s *Service) get(ctx context.Context, kind, id string) (*record, error) {
 	case !errdefs.IsNotFound(err):
 		return nil, err
 	}
-	return r, nil
+	return r, s.settle(ctx, r)
+}
+
+// settle looks once more at a container that seems to have lost its process. A record that was read before its task
+// may have got its end written in between; since the end is written before the task goes, a second look tells.
+func (s *Service) settle(ctx context.Context, r *record) error {
+	if !r.lost() {
+		return nil
+	}
+	stored, err := s.client.ContainerService().Get(ctx, r.ID)
+	if err == nil {
+		r.Container = stored
+	}
+	return err
 }
 
 func (s *Service) getByPrefix(ctx context.Context, kind, prefix string) (found containers.Container, err error) {
@@ -153,7 +175,15 @@ func (r *record) running() bool {
 		r.task.Status == tasktypes.Status_PAUSING)
 }
 
-// state is the sandbox's: ready while its pause process runs.
+// lost tells of a container that was started, and has no process and no written end: its process went with the machine,
+// or while containerd was down.
+func (r *record) lost() bool {
+	_, started := r.Labels[labelStarted]
+	_, ended := r.Labels[labelExitCode]
+	return started && !ended && r.task == nil
+}
+
+// sandboxState is while the pause process runs.
 func (r *record) sandboxState() cri.PodSandboxState {
 	if r.running() {
 		return cri.PodSandboxState_SANDBOX_READY
@@ -161,8 +191,7 @@ func (r *record) sandboxState() cri.PodSandboxState {
 	return cri.PodSandboxState_SANDBOX_NOTREADY
 }
 
-// state is the container's. Without a task and without a written end, a container that was once started
-// has lost its process together with the machine.
+// state is the container's; a lost one counts as exited.
 func (r *record) state() cri.ContainerState {
 	_, started := r.Labels[labelStarted]
 	_, ended := r.Labels[labelExitCode]
@@ -173,7 +202,7 @@ func (r *record) state() cri.ContainerState {
 		return cri.ContainerState_CONTAINER_RUNNING
 	case r.task != nil && r.task.Status == tasktypes.Status_UNKNOWN:
 		return cri.ContainerState_CONTAINER_UNKNOWN
-	case started && (r.task == nil || r.task.Status == tasktypes.Status_STOPPED):
+	case r.lost(), started && r.task.Status == tasktypes.Status_STOPPED:
 		return cri.ContainerState_CONTAINER_EXITED
 	}
 	return cri.ContainerState_CONTAINER_CREATED
@@ -197,8 +226,8 @@ func (r *record) exit() (code int32, finished int64, reason, message string) {
 		code, finished = int32(n), r.time(labelFinished)
 	case r.task != nil:
 		code, finished = int32(r.task.ExitStatus), r.task.ExitedAt.AsTime().UnixNano()
-	default:
-		return 255, r.UpdatedAt.UnixNano(), "Unknown", ""
+	default: // lost, and not yet written down as such
+		return lostCode, r.UpdatedAt.UnixNano(), lostReason, ""
 	}
 	if reason == "" {
 		reason = "Completed"

@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -93,7 +94,8 @@ func TestContainersSurviveARestartOfContainerd(t *testing.T) {
 		t.Errorf("it is %v", got)
 	}
 	counted(t, n.lines(running))
-	if got := n.exited(meanwhile); got.ExitCode != 0 {
+	// containerd 1.6 still knows how it ended; since 1.7 it throws such a shim away when it starts.
+	if got := n.exited(meanwhile); (got.ExitCode != 0 || got.Reason != "Completed") && (got.ExitCode != 255 || got.Reason != "Unknown") {
 		t.Errorf("what ended meanwhile is %v", got)
 	}
 	// Ends are noticed again.
@@ -138,10 +140,10 @@ func TestARebootLeavesContainersEndedWithUnknown(t *testing.T) {
 	n.stop()
 	// What a reboot leaves: records and snapshots, and no process.
 	m.stopContainerd()
-	if err := os.RemoveAll(m.dir + "/d"); err == nil {
-		t.Log("state removed")
-	}
 	killShims(t, m.dir)
+	if err := exec.Command("sh", "-c", "umount -l $(grep -o '"+m.dir+"/d/[^ ]*' /proc/mounts); rm -r "+m.dir+"/d").Run(); err != nil {
+		t.Fatal(err)
+	}
 	m.startContainerd()
 	n = m.boot()
 	if got := n.exited(app); got.ExitCode != 255 || got.Reason != "Unknown" {
