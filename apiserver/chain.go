@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"orrery/apiserver/auth"
+	"orrery/apiserver/health"
 	"orrery/apiserver/rest"
 	"orrery/apiserver/warning"
 
@@ -23,8 +24,9 @@ func (s *Server) chain(routes http.Handler) http.Handler {
 	filters := []filter{
 		s.recovers,
 		s.describes,
+		s.metrics.Wrap,
 		s.authenticates,
-		s.limits,
+		health.NewInFlight(s.config.MaxRequestsInFlight, s.config.MaxMutatingInFlight, s.metrics).Wrap,
 		s.impersonates,
 		s.authorizes,
 		s.timesOut,
@@ -110,68 +112,10 @@ func (s *Server) authorizes(next http.Handler) http.Handler {
 	})
 }
 
-// longRunning requests have no time limit and take no place from others.
-func longRunning(a *auth.Attributes) bool {
-	switch a.Subresource {
-	case "exec", "attach", "portforward", "proxy", "log":
-		return true
-	}
-	return a.IsResource && a.Verb == "watch"
-}
-
-// limits refuses with 429 what is too much at once.
-//
-// Upstream: staging/src/k8s.io/apiserver/pkg/server/filters/maxinflight.go.
-// Left out: priority and fairness; the limits are shared by all users but system:masters.
-func (s *Server) limits(next http.Handler) http.Handler {
-	reading, writing := newSlots(s.config.MaxRequestsInFlight), newSlots(s.config.MaxMutatingInFlight)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a := auth.AttributesFrom(r.Context())
-		slots := reading
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			slots = writing
-		}
-		if longRunning(a) || slots == nil {
-			next.ServeHTTP(w, r)
-			return
-		}
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-			next.ServeHTTP(w, r)
-		default:
-			if isMaster(auth.UserFrom(r.Context())) {
-				next.ServeHTTP(w, r)
-				return
-			}
-			rest.WriteError(w, r, apierrors.NewTooManyRequests("Too many requests, please try again later.", 1))
-		}
-	})
-}
-
-func newSlots(n int) chan struct{} {
-	if n <= 0 {
-		return nil
-	}
-	return make(chan struct{}, n)
-}
-
-func isMaster(u *auth.UserInfo) bool {
-	if u == nil {
-		return false
-	}
-	for _, g := range u.Groups {
-		if g == auth.GroupMasters {
-			return true
-		}
-	}
-	return false
-}
-
 // timesOut bounds every request that is not meant to last.
 func (s *Server) timesOut(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if longRunning(auth.AttributesFrom(r.Context())) || strings.HasPrefix(r.URL.Path, "/debug/pprof") || s.config.Times.RequestTimeout <= 0 {
+		if health.LongRunning(auth.AttributesFrom(r.Context())) || strings.HasPrefix(r.URL.Path, "/debug/pprof") || s.config.Times.RequestTimeout <= 0 {
 			next.ServeHTTP(w, r)
 			return
 		}

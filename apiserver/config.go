@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -31,6 +32,8 @@ type Config struct {
 	KubeletClientKey         string     // --kubelet-client-key
 	KubeletCAFile            string     // --kubelet-certificate-authority
 	KubeletAddressTypes      []string   // --kubelet-preferred-address-types
+	// KubeletDial connects to kubelets and pods; nil is an ordinary dialer. For tests.
+	KubeletDial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// AllowAll makes everybody a member of system:masters: for tests of other parts.
 	AllowAll       bool

@@ -1,39 +1,108 @@
 package apiserver
 
 import (
-	"encoding/json"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
 	"net/http"
-	"runtime"
-	"strings"
+	"os"
+	"time"
+
+	"orrery/apiserver/health"
+	"orrery/apiserver/store"
+	"orrery/apiserver/stream"
 
 	"github.com/gorilla/mux"
-	"k8s.io/apimachinery/pkg/version"
+	corev1 "k8s.io/api/core/v1"
 )
+
+// storeHealthTimeout is how long the store may take to answer a health check.
+const storeHealthTimeout = 2 * time.Second
 
 // routeOperations: what operators and probes ask for.
 func (s *Server) routeOperations(r *mux.Router) {
-	ok := func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) }
-	for _, p := range []string{"/healthz", "/livez", "/readyz"} {
-		r.HandleFunc(p, ok).Methods(http.MethodGet)
+	live := []health.Check{health.Ping, {Name: "etcd", Run: s.checkStore}}
+	if !s.config.Bare {
+		for _, step := range s.bootstrap.Steps() {
+			live = append(live, health.Check{Name: "poststarthook/" + step, Run: func(*http.Request) error {
+				if !s.bootstrap.Done(step) {
+					return errors.New("not finished")
+				}
+				return nil
+			}})
+		}
 	}
-	r.HandleFunc("/version", s.serveVersion).Methods(http.MethodGet)
+	ready := append(live[:len(live):len(live)], s.stopping.Check())
+	var paths []string
+	for path, checks := range map[string][]health.Check{"/healthz": live, "/livez": live, "/readyz": ready} {
+		endpoint := health.NewChecks(path, s.config.Log, checks...)
+		r.PathPrefix(path).Methods(http.MethodGet).Handler(endpoint)
+		paths = append(paths, endpoint.Paths()...)
+	}
+	r.Path("/metrics").Methods(http.MethodGet).Handler(s.metrics)
+	r.Path("/version").Methods(http.MethodGet).Handler(health.ServeVersion(health.VersionInfo(s.config.Version)))
+	r.Path("/version/").Methods(http.MethodGet).Handler(health.ServeVersion(health.VersionInfo(s.config.Version)))
+	r.Path("/").Methods(http.MethodGet).Handler(health.ServeIndex(func() []string { return append(s.apiPaths(), paths...) }))
 }
 
-func (s *Server) serveVersion(w http.ResponseWriter, _ *http.Request) {
-	parts := strings.SplitN(minor(s.config.Version), ".", 2)
-	v := version.Info{Major: parts[0], GitVersion: s.config.Version, GitTreeState: "clean", GoVersion: runtime.Version(),
-		Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH}
-	if len(parts) > 1 {
-		v.Minor = parts[1]
+// apiPaths are the roots of all that is served, for the index at /.
+func (s *Server) apiPaths() []string {
+	paths := []string{"/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3", "/version"}
+	if s.oidc != nil {
+		paths = append(paths, "/.well-known/openid-configuration", "/openid/v1/jwks")
 	}
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+	for _, k := range s.table.All() {
+		if k.Group == "" {
+			paths = append(paths, "/api/"+k.Version)
+			continue
+		}
+		paths = append(paths, "/apis/"+k.Group, "/apis/"+k.Group+"/"+k.Version)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(b)
+	return paths
+}
+
+// checkStore asks the store for a key that is not there: the answer shows that it answers.
+func (s *Server) checkStore(r *http.Request) error {
+	ctx, cancel := context.WithTimeout(r.Context(), storeHealthTimeout)
+	defer cancel()
+	if _, err := s.config.Store.Get(ctx, "/registry/health"); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("the store does not answer: %w", err)
+	}
+	return nil
 }
 
 // connectStreams adds the handlers of log, exec and the like.
-func (s *Server) connectStreams() error { return nil }
+func (s *Server) connectStreams() error {
+	config := stream.Config{Objects: s.registry, KubeletTLS: &tls.Config{}, Dial: s.config.KubeletDial}
+	if s.config.KubeletClientCertificate != "" {
+		cert, err := tls.LoadX509KeyPair(s.config.KubeletClientCertificate, s.config.KubeletClientKey)
+		if err != nil {
+			return fmt.Errorf("client certificate for kubelets: %w", err)
+		}
+		config.KubeletTLS.Certificates = []tls.Certificate{cert}
+	}
+	if s.config.KubeletCAFile != "" {
+		pem, err := os.ReadFile(s.config.KubeletCAFile)
+		if err != nil {
+			return err
+		}
+		config.KubeletTLS.RootCAs = x509.NewCertPool()
+		if !config.KubeletTLS.RootCAs.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("%s holds no certificate", s.config.KubeletCAFile)
+		}
+	}
+	types := s.config.KubeletAddressTypes
+	if len(types) == 0 {
+		types = []string{"Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"}
+	}
+	for _, t := range types {
+		config.AddressTypes = append(config.AddressTypes, corev1.NodeAddressType(t))
+	}
+	s.streams = stream.New(config)
+	for key, connect := range s.streams.Handlers() {
+		s.hooks.Connect[key] = connect
+	}
+	return nil
+}

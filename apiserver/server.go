@@ -22,12 +22,14 @@ import (
 	"orrery/apiserver/auth/rbac"
 	"orrery/apiserver/bootstrap"
 	"orrery/apiserver/discovery"
+	"orrery/apiserver/health"
 	"orrery/apiserver/kinds"
 	"orrery/apiserver/objects"
 	"orrery/apiserver/openapi"
 	"orrery/apiserver/registry"
 	"orrery/apiserver/rest"
 	"orrery/apiserver/store"
+	"orrery/apiserver/stream"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -49,6 +51,9 @@ type Server struct {
 	discovery     *discovery.Handler
 	openapi       *openapi.Handler
 	bootstrap     *bootstrap.Bootstrap
+	streams       *stream.Streams
+	metrics       *health.Metrics
+	stopping      health.Shutdown
 }
 
 // New builds a server that does nothing yet: its Handler answers, but the
@@ -62,8 +67,10 @@ func New(config Config) (*Server, error) {
 		config.Log = slog.Default()
 	}
 	config.Log = config.Log.With("component", "kube-apiserver")
+	metrics := health.NewMetrics()
+	config.Store = metrics.Store(config.Store)
 	defaultTimes(&config.Times)
-	s := &Server{config: config, table: kinds.NewTable(), clientCAs: x509.NewCertPool(),
+	s := &Server{config: config, table: kinds.NewTable(), metrics: metrics, clientCAs: x509.NewCertPool(),
 		hooks: rest.Hooks{Connect: map[string]rest.Connecter{}, Create: map[string]rest.Creater{}}}
 	if events := s.table.Stored(schema.GroupResource{Resource: "events"}); events != nil {
 		events.TTL = config.Times.EventTTL
@@ -196,7 +203,9 @@ func (s *Server) Run(ctx context.Context) error {
 
 // shutdown ends watches first: they would never end by themselves.
 func (s *Server) shutdown(server *http.Server) {
+	s.stopping.Begin()
 	s.registry.Close()
+	defer s.streams.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), s.config.Times.Shutdown)
 	defer cancel()
 	if server.Shutdown(ctx) != nil {
