@@ -9,7 +9,7 @@ GOFLAGS_BUILD = -trimpath -ldflags '-s -w'
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools image test test-unit e2e lint loc clean help
+.PHONY: up down build tools image test test-unit race e2e lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ test: test-unit e2e ## run every test and say how many passed, failed and were s
 # -json is the only output that tells a skipped test's reason; test/tally prints the rest as usual.
 test-unit: ## run the tests that need no Docker
 	@go run ./test/tally -- -timeout 20m ./...
+
+race: ## run the tests that need no Docker under the race detector (needs a C compiler)
+	@CGO_ENABLED=1 go run ./test/tally -- -race -timeout 30m ./...
 
 e2e: build tools ## run the tests on Docker nodes, beside any cluster that is up
 	@ORRERY_E2E=1 go run ./test/tally -- -timeout 25m -count 1 ./test/...
