@@ -37,9 +37,10 @@ var namespaceRule = rule[corev1.Namespace]{
 	Update: func(_ context.Context, ns, old *corev1.Namespace) {
 		ns.Spec.Finalizers = old.Spec.Finalizers
 	},
-	Name:    validation.ValidateNamespaceName,
-	Columns: "Name, Status, Age",
-	Cells:   namespaceCells,
+	Validate: validateNamespace,
+	Name:     validation.ValidateNamespaceName,
+	Columns:  "Name, Status, Age",
+	Cells:    namespaceCells,
 	Fields: map[string]func(*corev1.Namespace) string{
 		"status.phase": func(ns *corev1.Namespace) string { return string(ns.Status.Phase) },
 		"name":         func(ns *corev1.Namespace) string { return ns.Name },
@@ -53,9 +54,10 @@ var namespaceRule = rule[corev1.Namespace]{
 
 // eventRule: events live for an hour, and are looked for by what they are about.
 var eventRule = rule[corev1.Event]{
-	Columns: "Last Seen, Type, Reason, Object, Subobject*, Source*, Message, First Seen*, Count*, Name*",
-	Cells:   eventCells,
-	Fields:  eventFields(),
+	Validate: validateEvent,
+	Columns:  "Last Seen, Type, Reason, Object, Subobject*, Source*, Message, First Seen*, Count*, Name*",
+	Cells:    eventCells,
+	Fields:   eventFields(),
 	More: func(k *Kind) {
 		k.Columns[0].Format = ""
 		k.TTL = eventTTL
@@ -168,6 +170,7 @@ var csrRule = rule[certificatesv1.CertificateSigningRequest]{
 	Update: func(_ context.Context, csr, old *certificatesv1.CertificateSigningRequest) {
 		csr.Spec = old.Spec
 	},
+	Validate: validateCSR,
 	Fields: map[string]func(*certificatesv1.CertificateSigningRequest) string{
 		"spec.signerName": func(c *certificatesv1.CertificateSigningRequest) string { return c.Spec.SignerName },
 	},
@@ -177,11 +180,11 @@ var csrRule = rule[certificatesv1.CertificateSigningRequest]{
 		prepareSub(k, "status", func(_ context.Context, csr, old *certificatesv1.CertificateSigningRequest) {
 			csr.Spec = old.Spec
 			stampConditions(csr, old)
-		}, nil)
+		}, validateCSRStatus)
 		prepareSub(k, "approval", func(_ context.Context, csr, old *certificatesv1.CertificateSigningRequest) {
 			csr.Spec, csr.Status.Certificate = old.Spec, old.Status.Certificate
 			stampConditions(csr, old)
-		}, nil)
+		}, validateCSRApproval)
 	},
 }
 

@@ -8,16 +8,19 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // podRule is what the server does to pods.
 //
 // Upstream: pkg/registry/core/pod/strategy.go.
 var podRule = rule[corev1.Pod]{
-	Default: defaultPod,
-	Create:  createPod,
-	Columns: "Name, Ready, Status, Restarts, Age, IP*, Node*, Nominated Node*, Readiness Gates*",
-	Cells:   podCells,
+	Default:  defaultPod,
+	Create:   createPod,
+	Validate: validatePod,
+	Change:   validatePodUpdate,
+	Columns:  "Name, Ready, Status, Restarts, Age, IP*, Node*, Nominated Node*, Readiness Gates*",
+	Cells:    podCells,
 	Fields: map[string]func(*corev1.Pod) string{
 		"spec.nodeName":            func(p *corev1.Pod) string { return p.Spec.NodeName },
 		"spec.restartPolicy":       func(p *corev1.Pod) string { return string(p.Spec.RestartPolicy) },
@@ -32,7 +35,7 @@ var podRule = rule[corev1.Pod]{
 	More: func(k *Kind) {
 		k.GracePeriod = podGracePeriod
 		prepareSub(k, "status", preparePodStatus, nil)
-		prepareSub(k, "ephemeralcontainers", prepareEphemeralContainers, nil)
+		prepareSub(k, "ephemeralcontainers", prepareEphemeralContainers, validateEphemeralContainers)
 		prepareSub(k, "resize", prepareResize, nil)
 	},
 }
@@ -127,6 +130,21 @@ func prepareEphemeralContainers(_ context.Context, pod, old *corev1.Pod) {
 	added := pod.Spec.EphemeralContainers
 	keepPod(pod, old)
 	pod.Spec.EphemeralContainers = added
+}
+
+func validateEphemeralContainers(pod, old *corev1.Pod) field.ErrorList {
+	var errs field.ErrorList
+	path := field.NewPath("spec", "ephemeralContainers")
+	names := map[string]corev1.EphemeralContainer{}
+	for _, c := range pod.Spec.EphemeralContainers {
+		names[c.Name] = c
+	}
+	for _, c := range old.Spec.EphemeralContainers {
+		if _, ok := names[c.Name]; !ok {
+			errs = append(errs, field.Forbidden(path, "existing ephemeral containers "+strconv.Quote(c.Name)+" may not be removed\n"))
+		}
+	}
+	return append(errs, validatePodSpec(&pod.Spec, field.NewPath("spec"))...)
 }
 
 // prepareResize lets nothing through but the amounts of the containers, and of the pod.
