@@ -1,0 +1,341 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"orrery/client"
+)
+
+// newScheduler is a scheduler whose server is never asked.
+func newScheduler(t *testing.T) *Scheduler {
+	t.Helper()
+	c, err := client.New(client.Config{Host: "http://unused.invalid"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return New(Config{Client: c, Recorder: client.NewRecorder(c, DefaultName, "")})
+}
+
+func node(name, cpu string, change ...func(*corev1.Node)) *corev1.Node {
+	n := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}},
+		Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
+			corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse("8Gi"), corev1.ResourcePods: resource.MustParse("110"),
+		}},
+	}
+	for _, f := range change {
+		f(n)
+	}
+	return n
+}
+
+func pod(name, cpu string, change ...func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name), Generation: 1},
+		Spec:       corev1.PodSpec{SchedulerName: DefaultName, Containers: []corev1.Container{{Name: "c", Image: "app:1"}}},
+	}
+	if cpu != "" {
+		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}
+	}
+	for _, f := range change {
+		f(p)
+	}
+	return p
+}
+
+func tainted(key string) func(*corev1.Node) {
+	return func(n *corev1.Node) {
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: key, Effect: corev1.TaintEffectNoSchedule})
+	}
+}
+
+func labelled(key, value string) func(*corev1.Node) {
+	return func(n *corev1.Node) { n.Labels[key] = value }
+}
+
+func on(node string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.NodeName = node } }
+
+func app(name string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Labels = map[string]string{"app": name} }
+}
+
+func priority(n int32) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Spec.Priority = &n }
+}
+
+// place runs one scheduling cycle over the given world.
+func place(s *Scheduler, nodes []*corev1.Node, there []*corev1.Pod, p *corev1.Pod) (string, *fitError, *Cycle) {
+	for _, n := range nodes {
+		s.cache.SetNode(n)
+	}
+	for _, q := range there {
+		s.cache.SetPod(q)
+	}
+	c := newCycle(p, s.cache.Snapshot())
+	name, fit := s.choose(c)
+	return name, fit, c
+}
+
+func TestMessageWhenNothingFits(t *testing.T) {
+	three := []*corev1.Node{node("cp", "4", tainted("node-role.kubernetes.io/control-plane")), node("w1", "2"), node("w2", "2")}
+	for name, tt := range map[string]struct {
+		nodes []*corev1.Node
+		there []*corev1.Pod
+		pod   *corev1.Pod
+		want  string
+	}{
+		"as recorded: one taint, two too small": {three, nil, pod("p", "3"),
+			"0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."},
+		"full nodes could be emptied": {three, []*corev1.Pod{pod("a", "2", on("w1")), pod("b", "2", on("w2"))}, pod("p", "1"),
+			"0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu. no new claims to deallocate, preemption: 0/3 nodes are available: 1 Preemption is not helpful for scheduling, 2 No preemption victims found for incoming pod."},
+		"no nodes": {nil, nil, pod("p", "1"), "no nodes available to schedule pods"},
+		"selector": {three[1:], nil, pod("p", "", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} }),
+			"0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."},
+		"host port": {three[1:2], []*corev1.Pod{pod("a", "", on("w1"), hostPort80)}, pod("p", "", hostPort80),
+			"0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
+		"cordoned": {[]*corev1.Node{node("w1", "2", func(n *corev1.Node) { n.Spec.Unschedulable = true })}, nil, pod("p", ""),
+			"0/1 nodes are available: 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+		"never preempts": {three[1:2], []*corev1.Pod{pod("a", "2", on("w1"))}, pod("p", "1", func(p *corev1.Pod) { p.Spec.PreemptionPolicy = new(corev1.PreemptNever) }),
+			"0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScheduler(t)
+			_, fit, c := place(s, tt.nodes, tt.there, tt.pod)
+			if fit == nil {
+				t.Fatal("the pod found a node")
+			}
+			if !fit.internal() {
+				_, fit.post = s.preempt(t.Context(), c, fit)
+			}
+			if got := fit.Error(); got != tt.want {
+				t.Errorf("message\n got %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func hostPort80(p *corev1.Pod) {
+	p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 80}}
+}
+
+func TestPlacement(t *testing.T) {
+	anti := func(key string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+				TopologyKey: key, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}}}}
+		}
+	}
+	near := func(p *corev1.Pod) {
+		p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+			TopologyKey: corev1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}}}}
+	}
+	spread := func(p *corev1.Pod) {
+		p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: "zone",
+			WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}}
+	}
+	two := []*corev1.Node{node("n1", "4", labelled("zone", "a")), node("n2", "4", labelled("zone", "b"))}
+	for name, tt := range map[string]struct {
+		nodes []*corev1.Node
+		there []*corev1.Pod
+		pod   *corev1.Pod
+		want  string
+	}{
+		"the emptier node":                       {two, []*corev1.Pod{pod("a", "2", on("n1"))}, pod("p", "1"), "n2"},
+		"a toleration opens a node":              {[]*corev1.Node{node("n1", "4", tainted("k"))}, nil, pod("p", "", func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}} }), "n1"},
+		"anti-affinity keeps apart":              {two, []*corev1.Pod{pod("a", "", on("n1"), app("web"))}, pod("p", "", app("web"), anti(corev1.LabelHostname)), "n2"},
+		"anti-affinity of the one that is there": {two, []*corev1.Pod{pod("a", "", on("n2"), anti("zone"))}, pod("p", "", app("web")), "n1"},
+		"affinity keeps together":                {two, []*corev1.Pod{pod("a", "3", on("n2"), app("web"))}, pod("p", "", near), "n2"},
+		"the first of a group may come":          {two[:1], nil, pod("p", "", app("web"), near), "n1"},
+		"spread over zones":                      {two, []*corev1.Pod{pod("a", "", on("n1"), app("web"))}, pod("p", "", app("web"), spread), "n2"},
+		"a name in the spec":                     {two, nil, pod("p", "", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: "n2"} }), "n2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, fit, _ := place(newScheduler(t), tt.nodes, tt.there, tt.pod)
+			if fit != nil {
+				t.Fatal(fit)
+			}
+			if got != tt.want {
+				t.Errorf("placed on %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// Pods that say nothing about spreading still spread: those of one service or
+// one controller count together.
+func TestReplicasSpreadByDefault(t *testing.T) {
+	s := newScheduler(t)
+	spread := s.framework.plugins[7].(*topologySpread)
+	spread.defaultSelector = func(*corev1.Pod) labels.Selector { return labels.SelectorFromSet(labels.Set{"app": "web"}) }
+	// n1 is the emptier node but for the replica on it.
+	nodes := []*corev1.Node{node("n1", "16"), node("n2", "16")}
+	there := []*corev1.Pod{pod("web-1", "100m", on("n1"), app("web")), pod("other", "1", on("n2"))}
+	got, fit, _ := place(s, nodes, there, pod("web-2", "100m", app("web")))
+	if fit != nil || got != "n2" {
+		t.Errorf("the second replica went to %q (%v), want n2", got, fit)
+	}
+}
+
+func TestPreemptionTakesTheLeastImportant(t *testing.T) {
+	s := newScheduler(t)
+	nodes := []*corev1.Node{node("n1", "2"), node("n2", "2")}
+	there := []*corev1.Pod{
+		pod("important", "2", on("n1"), priority(50)),
+		pod("small", "1", on("n2"), priority(10)), pod("smaller", "1", on("n2"), priority(5)),
+	}
+	_, fit, c := place(s, nodes, there, pod("p", "1", priority(100)))
+	if fit == nil {
+		t.Fatal("the pod found a node without preemption")
+	}
+	v, none := s.victimsOn(c, c.Snapshot.Nodes[1], nil)
+	if none != "" || len(v.pods) != 1 || v.pods[0].Pod.Name != "smaller" {
+		t.Errorf("victims on n2 are %v %q, want only the least important", v, none)
+	}
+	n1, _ := s.victimsOn(c, c.Snapshot.Nodes[0], nil)
+	if lessHarm(v, n1) >= 0 {
+		t.Error("n2, whose victim is less important, should be preferred to n1")
+	}
+}
+
+func TestPreemptionSparesBudgets(t *testing.T) {
+	s := newScheduler(t)
+	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "b"}, Spec: policyv1.PodDisruptionBudgetSpec{
+		MinAvailable: new(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "guarded"}}}}
+	there := []*corev1.Pod{pod("guarded", "1", on("n1"), priority(1), app("guarded")), pod("free", "1", on("n1"), priority(5))}
+	_, _, c := place(s, []*corev1.Node{node("n1", "2")}, there, pod("p", "1", priority(100)))
+	v, _ := s.victimsOn(c, c.Snapshot.Nodes[0], []*policyv1.PodDisruptionBudget{budget})
+	if len(v.pods) != 1 || v.pods[0].Pod.Name != "free" || v.violations != 0 {
+		t.Errorf("victims %+v: the unguarded pod should go although it is more important", v)
+	}
+}
+
+func TestEnoughNodes(t *testing.T) {
+	for nodes, want := range map[int]int{3: 3, 99: 99, 100: 100, 150: 100, 1000: 420, 5000: 500, 10000: 500} {
+		if got := enough(nodes); got != want {
+			t.Errorf("of %d nodes %d are looked for, want %d", nodes, got, want)
+		}
+	}
+}
+
+func TestAssumedPodsCount(t *testing.T) {
+	c := NewCache()
+	c.SetNode(node("n1", "2"))
+	before := c.Snapshot()
+	c.Assume(pod("p", "1"), "n1")
+	if got := c.Snapshot().Nodes[0].Requested.MilliCPU; got != 1000 {
+		t.Errorf("requested %dm after Assume, want 1000m", got)
+	}
+	if got := before.Nodes[0].Requested.MilliCPU; got != 0 {
+		t.Errorf("an older snapshot changed to %dm", got)
+	}
+	c.SetPod(pod("p", "1", on("n1"))) // the API server confirms
+	c.Forget("p")                     // too late: it is real now
+	if got := len(c.Snapshot().Nodes[0].Pods); got != 1 {
+		t.Errorf("%d pods after a confirmed binding, want 1", got)
+	}
+	c.RemoveNode("n1")
+	c.RemovePod("p")
+	if len(c.Snapshot().Nodes) != 0 || len(c.index) != 0 {
+		t.Error("a gone node with no pods is still known")
+	}
+}
+
+// A pod that is turned away is tried again after an event that helps, but not
+// before its back-off of 1, 2, 4, 8, 10, 10 ... seconds is over.
+func TestQueueBackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(newScheduler(t).framework)
+		q.Add(pod("p", "1"))
+		var waits []time.Duration
+		for range 6 {
+			p := q.Pop(t.Context())
+			q.Failed(p, map[string]bool{"NodeResourcesFit": true})
+			began := time.Now()
+			q.Happened(ClusterEvent{PodGone: pod("other", "1")})
+			for len(q.active) == 0 {
+				time.Sleep(time.Second)
+				q.flush()
+			}
+			waits = append(waits, time.Since(began))
+		}
+		want := []time.Duration{1e9, 2e9, 4e9, 8e9, 10e9, 10e9}
+		if fmt.Sprint(waits) != fmt.Sprint(want) {
+			t.Errorf("waited %v, want %v", waits, want)
+		}
+	})
+}
+
+func TestQueueHelpsOnlyWhomItMay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(newScheduler(t).framework)
+		q.Add(pod("p", "4"))
+		p := q.Pop(t.Context())
+		q.Failed(p, map[string]bool{"NodeResourcesFit": true})
+		time.Sleep(time.Minute)
+		q.Happened(ClusterEvent{Node: node("small", "2")})
+		if len(q.active) != 0 {
+			t.Error("a node that is too small had the pod tried again")
+		}
+		q.Happened(ClusterEvent{Node: node("large", "8")})
+		if len(q.active) != 1 {
+			t.Error("a large node did not have the pod tried again")
+		}
+		// Nothing helps: after five minutes it is tried all the same.
+		q.Failed(q.Pop(t.Context()), map[string]bool{"NodeResourcesFit": true})
+		time.Sleep(5*time.Minute - time.Second)
+		if q.flush(); len(q.active) != 0 {
+			t.Error("flushed before five minutes")
+		}
+		time.Sleep(time.Second)
+		if q.flush(); len(q.active) != 1 {
+			t.Error("not flushed after five minutes")
+		}
+	})
+}
+
+// An event that comes while a pod is being tried is not lost on it.
+func TestQueueKeepsEventsForPodsInFlight(t *testing.T) {
+	q := newQueue(newScheduler(t).framework)
+	q.Add(pod("p", "1"))
+	p := q.Pop(t.Context())
+	q.Happened(ClusterEvent{PodGone: pod("other", "1")})
+	q.Failed(p, map[string]bool{"NodeResourcesFit": true})
+	if len(q.unschedulable) != 0 || len(q.backingOff) != 1 {
+		t.Errorf("the pod lies unschedulable (%d), want it to back off (%d)", len(q.unschedulable), len(q.backingOff))
+	}
+}
+
+func TestQueueOrderAndGates(t *testing.T) {
+	q := newQueue(newScheduler(t).framework)
+	gated := pod("gated", "", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "g"}} })
+	q.Add(gated)
+	q.Add(pod("low", "", priority(1)))
+	q.Add(pod("high", "", priority(9)))
+	ctx, cancel := context.WithCancel(t.Context())
+	first, second := q.Pop(ctx), q.Pop(ctx)
+	if first.pod.Name != "high" || second.pod.Name != "low" {
+		t.Errorf("tried %s before %s", first.pod.Name, second.pod.Name)
+	}
+	open := gated.DeepCopy()
+	open.Spec.SchedulingGates = nil
+	q.Add(open)
+	if p := q.Pop(ctx); p == nil || p.pod.Name != "gated" {
+		t.Errorf("a pod without gates was not tried: %v", p)
+	}
+	cancel()
+	if p := q.Pop(ctx); p != nil {
+		t.Errorf("an empty queue gave %v", p)
+	}
+}
