@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"orrery/cmd/internal/version"
 	"orrery/lab"
 )
 
@@ -38,6 +39,11 @@ func command() *cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.Status(cmd.Context()) }},
 		&cobra.Command{Use: "node-image", Short: "Build the image that nodes are made from; start does it by itself", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.BuildImage(cmd.Context()) }},
+		&cobra.Command{Use: "version", Short: "Print the version of Kubernetes that is modelled", Args: cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error {
+				fmt.Fprintln(c.Out, "orrery version:", version.Kubernetes)
+				return nil
+			}},
 		&cobra.Command{Use: "kubeconfig", Short: "Print the path of the cluster's kubeconfig", Args: cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error { fmt.Fprintln(c.Out, c.Kubeconfig()); return nil }},
 		&cobra.Command{Use: "cp SOURCE DESTINATION", Short: "Copy a file to or from NODE:/PATH", Args: cobra.ExactArgs(2),
