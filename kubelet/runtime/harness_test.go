@@ -66,7 +66,22 @@ func builtBinaries(t *testing.T) (app, log string) {
 	return shared.app, shared.log
 }
 
+// childConfig, when set, makes this binary a CRI service and nothing else: one that can be killed.
+const childConfig = "CRI_TEST_CHILD"
+
 func TestMain(m *testing.M) {
+	if text := os.Getenv(childConfig); text != "" {
+		var cfg Config
+		err := json.Unmarshal([]byte(text), &cfg)
+		if err == nil {
+			var service *Service
+			if service, err = New(cfg); err == nil {
+				err = service.Run(context.Background())
+			}
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	if shared.app != "" {
 		os.RemoveAll(filepath.Dir(shared.app))
@@ -266,7 +281,7 @@ type node struct {
 	stop    func()
 }
 
-// boot starts a CRI service; stop ends it as a dying process would, and the machine goes on.
+// boot starts a CRI service; stop ends it in order, and the machine goes on.
 func (m *machine) boot() *node {
 	m.t.Helper()
 	service, err := New(m.cfg)
@@ -276,12 +291,7 @@ func (m *machine) boot() *node {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- service.Run(ctx) }()
-	conn, err := grpc.NewClient("unix://"+m.cfg.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	stop := sync.OnceFunc(func() {
-		conn.Close()
+	return m.connect(func() {
 		cancel()
 		select {
 		case err := <-ended:
@@ -291,6 +301,37 @@ func (m *machine) boot() *node {
 		case <-time.After(30 * time.Second):
 			m.t.Error("Run does not end")
 		}
+	})
+}
+
+// bootChild starts a CRI service in a process of its own; stop is kill -9.
+func (m *machine) bootChild() *node {
+	m.t.Helper()
+	cfg, err := json.Marshal(m.cfg)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), childConfig+"="+string(cfg))
+	child.Stderr = os.Stderr
+	if err := child.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	return m.connect(func() {
+		child.Process.Kill()
+		child.Wait()
+	})
+}
+
+func (m *machine) connect(stopService func()) *node {
+	m.t.Helper()
+	conn, err := grpc.NewClient("unix://"+m.cfg.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	stop := sync.OnceFunc(func() {
+		conn.Close()
+		stopService()
 	})
 	m.t.Cleanup(stop)
 	n := &node{m, m.t.Context(), cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn), stop}

@@ -1,14 +1,18 @@
 package runtime
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"orrery/kubelet/runtime/logger"
 )
 
 func onHostNetwork(config *cri.PodSandboxConfig) *cri.PodSandboxConfig {
@@ -27,14 +31,15 @@ func counted(t *testing.T, lines []string) int {
 	return len(lines)
 }
 
-func TestContainersAndLogsSurviveARestartOfUs(t *testing.T) {
+func TestContainersAndLogsSurviveWhenWeAreKilled(t *testing.T) {
 	m := newMachine(t)
 	m.withCNI()
-	n := m.boot()
+	n := m.bootChild()
 	sandbox := n.runSandbox(n.sandboxConfig("web"))
 	running := n.start(sandbox, container("counts", nil, "count"))
 	meanwhile := n.start(sandbox, container("ends", nil, "sleep", "500ms"))
 	withStdin := n.start(sandbox, container("reads", func(c *cri.ContainerConfig) { c.Stdin = true }, "echo"))
+	onTerminal := n.start(sandbox, container("tty", func(c *cri.ContainerConfig) { c.Stdin, c.Tty = true, true }, "echo"))
 	n.until("it counts", func() bool { return len(n.lines(running)) > 5 })
 	log := n.status(running).LogPath
 	n.stop()
@@ -57,6 +62,14 @@ func TestContainersAndLogsSurviveARestartOfUs(t *testing.T) {
 	if err != nil || status.Status.State != cri.PodSandboxState_SANDBOX_READY || status.Status.Network.Ip != "10.244.7.9" {
 		t.Errorf("sandbox is %v, %v", status, err)
 	}
+	// The one on a terminal has its logger too.
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	view, err := logger.Attach(ctx, m.cfg.RunDir+"/"+onTerminal[:16]+"/log.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	view.Close()
 	// The one with pipes: write to its stdin as an attached client would.
 	pipe, err := openForWriting(m.cfg.RunDir + "/" + withStdin[:16] + "/stdin")
 	if err != nil {
