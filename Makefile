@@ -21,16 +21,28 @@ up: build tools ## start a cluster of three nodes and say what to do next
 down: ## remove the cluster: containers, disks, network, files
 	@if [ -x bin/orrery ]; then bin/orrery delete --profile $(PROFILE); else echo "There is no bin/orrery, so nothing was started from here."; fi
 
-build: ## build Orrery's programs into bin/
-	@mkdir -p bin
-	@$(call timed,go build: Orrery's programs,go build $(GOFLAGS_BUILD) -o bin/ ./cmd/... ./deploy/images/pause)
-	@go build $(GOFLAGS_BUILD) -o bin/podinfo ./deploy/demo
+# The nodes are Linux wherever Docker runs; on a Mac their programs lie in bin/linux, and bin/ has only what runs there.
+ifeq ($(shell go env GOOS),linux)
+NODE_BIN = bin
+else
+NODE_BIN = bin/linux
+endif
 
-TOOLS = ./kubectl ./etcdctl ./coredns sigs.k8s.io/cri-tools/cmd/crictl honnef.co/go/tools/cmd/staticcheck
+build: ## build Orrery's programs into bin/
+	@mkdir -p $(NODE_BIN)
+	@$(call timed,go build: Orrery's programs,GOOS=linux go build $(GOFLAGS_BUILD) -o $(NODE_BIN)/ ./cmd/... ./deploy/images/pause)
+	@GOOS=linux go build $(GOFLAGS_BUILD) -o $(NODE_BIN)/podinfo ./deploy/demo
+ifneq ($(NODE_BIN),bin)
+	@go build $(GOFLAGS_BUILD) -o bin/ ./cmd/orrery
+endif
+
+TOOLS = ./kubectl ./etcdctl ./coredns sigs.k8s.io/cri-tools/cmd/crictl
+HOST_TOOLS = ./kubectl honnef.co/go/tools/cmd/staticcheck
 tools: bin/.tools ## build kubectl, crictl, etcdctl, CoreDNS and staticcheck into bin/ (once)
 bin/.tools: $(wildcard deploy/tools/go.* deploy/tools/*/*.go)
-	@mkdir -p bin
-	@$(call timed,go build: kubectl$(comma) crictl$(comma) etcdctl$(comma) CoreDNS$(comma) staticcheck,cd deploy/tools && go build $(GOFLAGS_BUILD) -o ../../bin/ $(TOOLS))
+	@mkdir -p $(NODE_BIN)
+	@$(call timed,go build: kubectl$(comma) crictl$(comma) etcdctl$(comma) CoreDNS$(comma) staticcheck,cd deploy/tools && \
+		GOOS=linux go build $(GOFLAGS_BUILD) -o ../../$(NODE_BIN)/ $(TOOLS) && go build $(GOFLAGS_BUILD) -o ../../bin/ $(HOST_TOOLS))
 	@touch bin/.tools
 
 image: build tools ## build the node image

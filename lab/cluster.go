@@ -38,8 +38,10 @@ type Cluster struct {
 	Out io.Writer
 	// Home is the folder that keeps the clusters' kubeconfig files.
 	Home string
-	// Bin is the folder of Orrery's programs, from which the node image is made.
+	// Bin is the folder of this program and of the kubectl that was built with it.
 	Bin string
+	// NodeBin is the folder of the programs for Linux, from which the node image is made.
+	NodeBin string
 }
 
 // Node is one machine.

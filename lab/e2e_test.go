@@ -21,7 +21,7 @@ func TestNodesOnDocker(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	c := &Cluster{Name: "orrery-e2e-nodes", Docker: &Docker{}, Out: t.Output(), Home: t.TempDir(), Bin: bin}
+	c := &Cluster{Name: "orrery-e2e-nodes", Docker: &Docker{}, Out: t.Output(), Home: t.TempDir(), NodeBin: bin}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {

@@ -33,7 +33,7 @@ var (
 	nodePrograms    = []string{"cri-logger", "kubeadm", "kubelet"}
 )
 
-// ensureNodeImage returns the reference of the node image that holds the programs of Cluster.Bin as they are now,
+// ensureNodeImage returns the reference of the node image that holds the programs of Cluster.NodeBin as they are now,
 // and builds it when it is not there.
 func (c *Cluster) ensureNodeImage(ctx context.Context) (string, error) {
 	if c.Docker.DryRun != nil {
@@ -89,7 +89,7 @@ func (c *Cluster) ensureBaseImage(ctx context.Context) (string, error) {
 	flags := []string{"--file", "Dockerfile.base", "--network", "host", "--build-arg", "ROOT=" + root, "--tag"}
 	err = c.build(ctx, func(w *contextWriter) {
 		w.addFiles(node.Files)
-		w.addPrograms("tools/", c.Bin, foreignPrograms)
+		w.addPrograms("tools/", c.NodeBin, foreignPrograms)
 	}, append(flags, ref)...)
 	if err != nil {
 		return "", err
@@ -100,12 +100,12 @@ func (c *Cluster) ensureBaseImage(ctx context.Context) (string, error) {
 // writeNodeContext writes the build context of deploy/node/Dockerfile.
 func (c *Cluster) writeNodeContext(w *contextWriter, iptables []byte) {
 	w.addFiles(node.Files)
-	w.addPrograms("rootfs/usr/bin/", c.Bin, nodePrograms)
+	w.addPrograms("rootfs/usr/bin/", c.NodeBin, nodePrograms)
 	w.add("rootfs/home/docker/cni.yaml", 0o644, deploy.CNI)
 	w.add("rootfs/home/docker/app.yaml", 0o644, deploy.App)
 	for n, i := range images.All {
 		var archive bytes.Buffer
-		w.fail(i.Write(&archive, c.Bin, iptables))
+		w.fail(i.Write(&archive, c.NodeBin, iptables))
 		w.add(fmt.Sprintf("rootfs/usr/share/orrery/images/%s/%d-%s.tar", i.On, n, i.Name), 0o644, archive.Bytes())
 	}
 }
@@ -127,14 +127,14 @@ func (c *Cluster) hasImage(ctx context.Context, ref string) bool {
 	return err == nil
 }
 
-// sum is a short digest of some data and some of Cluster.Bin's programs, to be an image's tag.
+// sum is a short digest of some data and some of Cluster.NodeBin's programs, to be an image's tag.
 func (c *Cluster) sum(data []byte, programs ...string) (string, error) {
 	sum := sha256.New()
 	sum.Write(data)
 	for _, name := range programs {
-		f, err := os.Open(filepath.Join(c.Bin, name))
+		f, err := os.Open(filepath.Join(c.NodeBin, name))
 		if errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("%s is not in %s: run `make build tools` first", name, c.Bin)
+			return "", fmt.Errorf("%s is not in %s: run `make build tools` first", name, c.NodeBin)
 		}
 		if err != nil {
 			return "", err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -69,6 +70,10 @@ func locate(c *lab.Cluster) error {
 		return err
 	}
 	c.Bin = filepath.Dir(self)
+	c.NodeBin = c.Bin
+	if runtime.GOOS != "linux" {
+		c.NodeBin = filepath.Join(c.Bin, "linux") // see the Makefile
+	}
 	c.Home, err = lab.DefaultHome(c.Bin)
 	return err
 }
@@ -86,10 +91,10 @@ func startCommand(c *lab.Cluster) *cobra.Command {
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 1, "number of nodes")
 	cmd.Flags().BoolVar(&o.NoKubernetes, "no-kubernetes", false, "leave the nodes bare, for kubeadm by hand")
 	cmd.Flags().IntVar(&o.Port, "apiserver-port", 0, "port of this machine at which the API server is published (0: chosen)")
-	runtime := cmd.Flags().String("container-runtime", "containerd", "container runtime; containerd is the only one")
+	container := cmd.Flags().String("container-runtime", "containerd", "container runtime; containerd is the only one")
 	driver := cmd.Flags().String("driver", "docker", "what the nodes are; docker is the only one")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if *runtime != "containerd" || *driver != "docker" {
+		if *container != "containerd" || *driver != "docker" {
 			return fmt.Errorf("nodes are Docker containers that run containerd: --driver=docker --container-runtime=containerd")
 		}
 		return c.Start(cmd.Context(), o)
