@@ -45,7 +45,8 @@ func (s *Server) routes() http.Handler {
 		s.object(v, "/namespaces/{name}")
 		v.HandleFunc("/namespaces/{name}/{subresource:status|finalize}", s.rest.Subresource)
 
-		for _, scope := range []string{"", "/namespaces/{namespace}"} {
+		// The longer form first: /namespaces/default/pods is no subresource of a namespace.
+		for _, scope := range []string{"/namespaces/{namespace}", ""} {
 			s.collection(v, scope+"/{resource}")
 			s.object(v, scope+"/{resource}/{name}")
 			v.HandleFunc(scope+"/{resource}/{name}/{subresource}", s.rest.Subresource)
