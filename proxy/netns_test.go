@@ -39,18 +39,20 @@ func newNetns(t *testing.T, label string) string {
 // f opens and programs that it runs stay there; the thread is thrown away.
 func within(t *testing.T, name string, f func()) {
 	t.Helper()
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
+		defer close(done) // also when f ends the goroutine with Fatal
 		runtime.LockOSThread()
 		ns, err := netns.GetFromName(name)
 		if err == nil {
 			err = netns.Set(ns)
 			ns.Close()
 		}
-		if err == nil {
-			f()
+		if err != nil {
+			done <- err
+			return
 		}
-		done <- err
+		f()
 	}()
 	if err := <-done; err != nil {
 		t.Fatalf("entering %s: %v", name, err)

@@ -47,22 +47,25 @@ func onNode(t *testing.T, f func()) {
 	name := fmt.Sprintf("orrerycnid-%d", os.Getpid())
 	sh(t, "ip", "netns", "add", name)
 	defer sh(t, "ip", "netns", "del", name)
+	sh(t, "ip", "-n", name, "link", "set", "lo", "up")
 	sh(t, "ip", "-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
 	sh(t, "ip", "-n", name, "link", "set", "eth1", "up")
 	sh(t, "ip", "-n", name, "addr", "add", "172.30.99.2/24", "dev", "eth0")
 	sh(t, "ip", "-n", name, "link", "set", "eth0", "up")
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
+		defer close(done) // also when f ends the goroutine with Fatal
 		runtime.LockOSThread()
 		ns, err := netns.GetFromName(name)
 		if err == nil {
 			err = netns.Set(ns)
 			ns.Close()
 		}
-		if err == nil {
-			f()
+		if err != nil {
+			done <- err
+			return
 		}
-		done <- err
+		f()
 	}()
 	if err := <-done; err != nil {
 		t.Fatal(err)

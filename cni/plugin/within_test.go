@@ -11,18 +11,20 @@ import (
 // socket that f opens stays there. The thread is thrown away afterwards.
 func within(t *testing.T, name string, f func()) {
 	t.Helper()
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
+		defer close(done) // also when f ends the goroutine with Fatal
 		runtime.LockOSThread()
 		ns, err := netns.GetFromName(name)
 		if err == nil {
 			err = netns.Set(ns)
 			ns.Close()
 		}
-		if err == nil {
-			f()
+		if err != nil {
+			done <- err
+			return
 		}
-		done <- err
+		f()
 	}()
 	if err := <-done; err != nil {
 		t.Fatalf("entering %s: %v", name, err)
