@@ -87,13 +87,34 @@ func (c *Cluster) join(ctx context.Context, head Node, workers []Node) error {
 	})
 }
 
-// waitReady waits until the API server says that each of the nodes is Ready.
+// waitReady waits until the API server knows each of the nodes and says that it is Ready.
 func (c *Cluster) waitReady(ctx context.Context, nodes []Node) error {
-	args := []string{"wait", "--for=condition=Ready", "--timeout=" + readyTimeout.String()}
-	for _, n := range nodes {
-		args = append(args, "node/"+n.Name)
+	for _, what := range []string{"create", "condition=Ready"} {
+		args := []string{"wait", "--for=" + what, "--timeout=" + readyTimeout.String()}
+		for _, n := range nodes {
+			args = append(args, "node/"+n.Name)
+		}
+		if err := c.kubectl(ctx, nodes[0], args...); err != nil {
+			return err
+		}
 	}
-	return c.kubectl(ctx, nodes[0], args...)
+	return nil
+}
+
+// EnsureKubeconfig returns the path of the cluster's kubeconfig, and fetches it first when Kubernetes was put on
+// the nodes by hand.
+func (c *Cluster) EnsureKubeconfig(ctx context.Context) (string, error) {
+	if _, err := os.Stat(c.Kubeconfig()); err == nil {
+		return c.Kubeconfig(), nil
+	}
+	head, err := c.runningNode(ctx, "")
+	if err != nil {
+		return "", err
+	}
+	if !c.hasKubernetes(ctx, head) {
+		return "", fmt.Errorf("the cluster %q is without Kubernetes: run kubeadm on %s first", c.Name, head.Name)
+	}
+	return c.Kubeconfig(), c.writeKubeconfig(ctx, head)
 }
 
 // writeKubeconfig copies the administrator's kubeconfig to the user's machine, where the API server's address is

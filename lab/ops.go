@@ -291,8 +291,9 @@ func (c *Cluster) Delete(ctx context.Context) error {
 // Kubectl runs the real kubectl of the user's machine, or the one that was built beside this program, on the
 // cluster.
 func (c *Cluster) Kubectl(ctx context.Context, args []string) error {
-	if _, err := os.Stat(c.Kubeconfig()); err != nil {
-		return c.absent()
+	kubeconfig, err := c.EnsureKubeconfig(ctx)
+	if err != nil {
+		return err
 	}
 	program := filepath.Join(c.Bin, "kubectl")
 	if _, err := os.Stat(program); err != nil {
@@ -300,6 +301,6 @@ func (c *Cluster) Kubectl(ctx context.Context, args []string) error {
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
 	return cmd.Run()
 }

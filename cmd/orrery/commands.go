@@ -46,7 +46,13 @@ func command() *cobra.Command {
 				return nil
 			}},
 		&cobra.Command{Use: "kubeconfig", Short: "Print the path of the cluster's kubeconfig", Args: cobra.NoArgs,
-			RunE: func(*cobra.Command, []string) error { fmt.Fprintln(c.Out, c.Kubeconfig()); return nil }},
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				path, err := c.EnsureKubeconfig(cmd.Context())
+				if err == nil {
+					fmt.Fprintln(c.Out, path)
+				}
+				return err
+			}},
 		&cobra.Command{Use: "cp SOURCE DESTINATION", Short: "Copy a file to or from NODE:/PATH", Args: cobra.ExactArgs(2),
 			RunE: func(cmd *cobra.Command, args []string) error { return c.Copy(cmd.Context(), args[0], args[1]) }},
 		withNode(&cobra.Command{Use: "ip", Short: "Print a node's address", Args: cobra.NoArgs},
