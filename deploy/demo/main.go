@@ -2,7 +2,8 @@
 //
 // It answers like stefanprodan/podinfo, which the course uses: / with a JSON object, /healthz and /readyz for
 // probes, /readyz/disable and /readyz/enable to take a pod out of its service and back, /version, /env and
-// /delay/{seconds}. Each request is logged as one line of JSON, so that `kubectl logs` shows who was asked.
+// /delay/{seconds}. With --get it is a client instead, because its image has no curl:
+// kubectl run get --rm -i --image=podinfo:... -- --get http://hello. Each request is logged as one line of JSON, so that `kubectl logs` shows who was asked.
 package main
 
 import (
@@ -11,6 +12,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -26,9 +28,18 @@ const version = "6.3.4"
 
 func main() {
 	port := flag.Int("port", 9898, "port to listen on")
+	url := flag.String("get", "", "print what this URL answers, instead of serving")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	if *url != "" {
+		if err := get(ctx, *url, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			stop()
+			os.Exit(1)
+		}
+		return
+	}
 
 	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
 	server := &http.Server{Addr: fmt.Sprintf(":%d", *port), Handler: logged(log, routes()), ReadHeaderTimeout: 10 * time.Second}
@@ -48,6 +59,23 @@ func main() {
 		os.Exit(1)
 	}
 	<-drained
+}
+
+// get prints what a URL answers within five seconds; any answer is one.
+func get(ctx context.Context, url string, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(out, resp.Body)
+	return err
 }
 
 func routes() http.Handler {
