@@ -118,7 +118,10 @@ func (c *Cluster) restart(ctx context.Context, nodes []Node, o StartOptions) err
 		return nil
 	}
 	if len(stopped) > 0 {
-		if err := c.runSteps(ctx, step{"Waiting until every node is Ready", func(ctx context.Context) error { return c.waitReady(ctx, nodes) }}); err != nil {
+		err := c.runSteps(ctx,
+			step{"Waiting for the API server", func(ctx context.Context) error { return c.waitAPI(ctx, nodes[0]) }},
+			step{"Waiting until every node is Ready", func(ctx context.Context) error { return c.waitReady(ctx, nodes) }})
+		if err != nil {
 			return err
 		}
 	}
