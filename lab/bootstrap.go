@@ -103,10 +103,8 @@ func (c *Cluster) waitReady(ctx context.Context, nodes []Node) error {
 
 // waitAPI waits until the API server, which the node's kubelet starts, answers.
 func (c *Cluster) waitAPI(ctx context.Context, head Node) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("the API server did not answer for %s: see `orrery logs%s`", readyTimeout, c.profileFlag()))
-	defer cancel()
-	return c.Docker.Do(ctx, "exec", head.Name, "sh", "-c",
-		fmt.Sprintf("until curl --silent --fail --insecure --output /dev/null https://127.0.0.1:%d/readyz; do sleep 0.2; done", apiPort))
+	return c.until(ctx, head, readyTimeout, "its API server does not answer",
+		fmt.Sprintf("curl --silent --fail --insecure --output /dev/null https://127.0.0.1:%d/readyz", apiPort))
 }
 
 // EnsureKubeconfig returns the path of the cluster's kubeconfig, and fetches it first when Kubernetes was put on

@@ -93,9 +93,18 @@ func (c *Cluster) createNode(ctx context.Context, image string, n Node, imports 
 
 // waitBooted waits for the node's containerd, the last thing that its boot starts before the kubelet.
 func (c *Cluster) waitBooted(ctx context.Context, n Node) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, fmt.Errorf("not booted after %s: see `docker logs %s`", bootTimeout, n.Name))
-	defer cancel()
-	return c.Docker.Do(ctx, "exec", n.Name, "sh", "-c", "until systemctl is-active --quiet containerd; do sleep 0.1; done")
+	return c.until(ctx, n, bootTimeout, "it has not booted", "systemctl is-active --quiet containerd")
+}
+
+// until waits in the node for a shell condition. The limit holds in the node, where a docker that is interrupted
+// would leave the loop running.
+func (c *Cluster) until(ctx context.Context, n Node, limit time.Duration, otherwise, condition string) error {
+	err := c.Docker.Do(ctx, "exec", n.Name, "timeout", fmt.Sprint(limit.Seconds()), "sh", "-c", "until "+condition+"; do sleep 0.1; done")
+	var command *CommandError
+	if errors.As(err, &command) && command.Code == 124 {
+		return fmt.Errorf("%s after %s: see `orrery logs%s --node %s`", otherwise, limit, c.profileFlag(), n.Name)
+	}
+	return err
 }
 
 // StartNode starts a stopped node and waits until it has booted. Its name, address and disk are as they were.
