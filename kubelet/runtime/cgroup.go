@@ -87,7 +87,7 @@ func readCgroup(dir, file, key string) (uint64, bool) {
 }
 
 // outOfMemory tells whether the kernel has killed a process of the container for want of memory.
-// It is read from the cgroup, which is there until the task is deleted, rather than heard as an event that may be missed.
+// It is read from the cgroup, which runc leaves until the task is deleted; containerd's event may have been missed.
 func (s *Service) outOfMemory(ctx context.Context, c containerd.Container) bool {
 	spec, err := c.Spec(ctx)
 	if err != nil || spec.Linux == nil {

@@ -18,6 +18,9 @@ import (
 // Upstream: containerd pkg/cri/server, errorStartExitCode.
 const startErrorCode = "128"
 
+// oomReason is the reason of a container of which the kernel has killed a process for want of memory.
+const oomReason = "OOMKilled"
+
 // StartContainer starts the process of a created container. When that fails, the container counts as ended with
 // exit code 128 and reason StartError.
 // Upstream: containerd pkg/cri/server/container_start.go, StartContainer.
@@ -198,7 +201,7 @@ func (s *Service) reapOnce(ctx context.Context, id string) error {
 		sandbox = record.Labels[labelSandbox]
 		end := map[string]string{labelExitCode: strconv.Itoa(int(status.ExitStatus)), labelFinished: stamp(status.ExitTime)}
 		if s.outOfMemory(ctx, container) {
-			end[labelReason] = "OOMKilled"
+			end[labelReason] = oomReason
 		}
 		if err := s.label(ctx, id, end); err != nil {
 			return err

@@ -28,7 +28,7 @@ func (s *Service) watchExits(ctx context.Context) {
 	resumed := false
 	for ctx.Err() == nil {
 		listening, stop := context.WithCancel(ctx)
-		exits, errs := s.client.Subscribe(listening, `topic=="/tasks/exit",namespace==`+s.cfg.Namespace)
+		tasks, errs := s.client.Subscribe(listening, `topic~="/tasks/(exit|oom)",namespace==`+s.cfg.Namespace)
 		if !resumed {
 			resumed = s.resumeLogs(ctx) == nil
 		}
@@ -36,12 +36,8 @@ func (s *Service) watchExits(ctx context.Context) {
 		again := time.NewTicker(reapAgain)
 		for broken := false; !broken; {
 			select {
-			case envelope := <-exits:
-				var exit events.TaskExit
-				if err := typeurl.UnmarshalTo(envelope.Event, &exit); err != nil || exit.ID != exit.ContainerID {
-					continue // an exec
-				}
-				s.tasks.Go(func() { s.tryReap(ctx, exit.ContainerID) })
+			case envelope := <-tasks:
+				s.hear(ctx, envelope.Event)
 			case <-again.C:
 				s.reapAll(ctx)
 			case <-errs:
@@ -53,6 +49,25 @@ func (s *Service) watchExits(ctx context.Context) {
 		select {
 		case <-time.After(resubscribe):
 		case <-ctx.Done():
+		}
+	}
+}
+
+// hear acts on one event of containerd.
+func (s *Service) hear(ctx context.Context, event typeurl.Any) {
+	var exit events.TaskExit
+	var oom events.TaskOOM
+	switch {
+	case typeurl.UnmarshalTo(event, &exit) == nil:
+		if exit.ID == exit.ContainerID { // else an exec
+			s.tasks.Go(func() { s.tryReap(ctx, exit.ContainerID) })
+		}
+	case typeurl.UnmarshalTo(event, &oom) == nil:
+		// Also when the container goes on: systemd may have removed the cgroup by the time that it ends.
+		if r, err := s.get(ctx, kindContainer, oom.ContainerID); err == nil && !r.lost() {
+			if err := s.label(ctx, r.ID, map[string]string{labelReason: oomReason}); err != nil {
+				s.log.Warn("Lack of memory could not be recorded", "key", r.ID, "err", err)
+			}
 		}
 	}
 }
