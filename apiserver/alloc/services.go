@@ -226,9 +226,9 @@ func (t *taking) clusterIP() error {
 	} else if spec.ClusterIPs[0] != corev1.ClusterIPNone {
 		ip, err := netip.ParseAddr(spec.ClusterIPs[0])
 		if err != nil {
-			return nil // validation says so
+			return nil // validation says so; and that an address may not change, too
 		}
-		if !slices.Contains(t.oldIPs, ip) {
+		if len(t.oldIPs) == 0 {
 			err = errRange
 			if ip.Is4() {
 				err = t.s.ips.take(number(ip))

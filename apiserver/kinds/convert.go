@@ -17,6 +17,9 @@ var hubs = map[schema.GroupVersionKind]struct {
 	{Group: "events.k8s.io", Version: "v1", Kind: "Event"}: {
 		gvk: schema.GroupVersionKind{Version: "v1", Kind: "Event"}, to: eventToCore, from: eventFromCore,
 	},
+	{Group: "autoscaling", Version: "v1", Kind: "HorizontalPodAutoscaler"}: {
+		gvk: schema.GroupVersionKind{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}, to: hpaToV2, from: hpaToV1,
+	},
 }
 
 // eventToCore and eventFromCore: the two Event APIs are two spellings of the
