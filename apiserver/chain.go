@@ -100,7 +100,7 @@ func (s *Server) authorizes(next http.Handler) http.Handler {
 		if a.Subresource == "exec" || a.Subresource == "attach" || a.Subresource == "portforward" {
 			a.Verb = "create" // a WebSocket begins with GET, but it is no reading
 		}
-		decision, reason, err := s.authorizer.Authorize(r.Context(), a)
+		decision, reason, err := s.authorizer.Authorize(r.Context(), auth.WithSelectors(a, r.URL.Query()))
 		if decision != auth.Allow {
 			if err != nil {
 				s.config.Log.Warn("authorizer failed", "path", a.Path, "err", err)

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -62,6 +65,26 @@ type AlwaysDeny struct{}
 // Authorize implements Authorizer.
 func (AlwaysDeny) Authorize(context.Context, Attributes) (Decision, string, error) {
 	return NoOpinion, "Everything is forbidden.", nil
+}
+
+// WithSelectors adds what the query of a list or watch narrows it to. One that asks
+// for a single name counts as a request for that name, so that roles with resourceNames allow it.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/endpoints/request/requestinfo.go, RequestInfoFactory.NewRequestInfo.
+func WithSelectors(a Attributes, query url.Values) Attributes {
+	if a.Verb != "list" && a.Verb != "watch" && a.Verb != "deletecollection" {
+		return a
+	}
+	if selector, err := fields.ParseSelector(query.Get("fieldSelector")); err == nil && !selector.Empty() {
+		a.Fields = selector
+		if name, ok := selector.RequiresExactMatch("metadata.name"); ok && a.Name == "" {
+			a.Name = name
+		}
+	}
+	if selector, err := labels.Parse(query.Get("labelSelector")); err == nil && !selector.Empty() {
+		a.Labels = selector
+	}
+	return a
 }
 
 // Forbidden is the error for a request that was not allowed, with upstream's words.
