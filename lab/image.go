@@ -127,7 +127,11 @@ func (c *Cluster) hasImage(ctx context.Context, ref string) bool {
 	return err == nil
 }
 
-// sum is a short digest of some data and some of Cluster.NodeBin's programs, to be an image's tag.
+// idLength is how much of the beginning of a Go program is sure to hold its build ID, in bytes.
+const idLength = 64 << 10
+
+// sum is a short digest of some data and some of Cluster.NodeBin's programs, to be an image's tag. Of a program it
+// reads only the build ID, itself a digest of the whole, and the size: the programs are hundreds of megabytes.
 func (c *Cluster) sum(data []byte, programs ...string) (string, error) {
 	sum := sha256.New()
 	sum.Write(data)
@@ -139,8 +143,11 @@ func (c *Cluster) sum(data []byte, programs ...string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintln(sum, name)
-		_, err = io.Copy(sum, f)
+		info, err := f.Stat()
+		if err == nil {
+			fmt.Fprintln(sum, name, info.Size())
+			_, err = io.Copy(sum, io.LimitReader(f, idLength))
+		}
 		f.Close()
 		if err != nil {
 			return "", err
