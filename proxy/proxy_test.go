@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,8 +21,10 @@ import (
 // fakeKernel notes when it was given which rules.
 type fakeKernel struct {
 	began time.Time
-	puts  []givenRules
-	err   error
+
+	mu   sync.Mutex
+	puts []givenRules // guarded by mu
+	err  error        // guarded by mu; what put answers
 }
 
 type givenRules struct {
@@ -33,8 +36,23 @@ type givenRules struct {
 func (k *fakeKernel) prepare(Options, *slog.Logger) (bool, error) { return false, nil }
 func (k *fakeKernel) forget([]*servicePort) error                 { return nil }
 func (k *fakeKernel) put(_ context.Context, r Ruleset, jumps bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.puts = append(k.puts, givenRules{time.Since(k.began), jumps, r.String()})
 	return k.err
+}
+
+func (k *fakeKernel) fail(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.err = err
+}
+
+// given is what has been put so far.
+func (k *fakeKernel) given() []givenRules {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.puts
 }
 
 // started runs a Proxy against a server with the recorded Services, in a bubble.
@@ -103,11 +121,12 @@ func TestAChangeIsInTheRulesAtOnceAndManyTogetherWithinASecond(t *testing.T) {
 			{30 * time.Second, true, "10.244.1.3:9898"},
 			{60 * time.Second, true, "10.244.1.3:9898"},
 		}
-		if len(kernel.puts) != len(want) {
-			t.Fatalf("rules were put %d times, want %d: %v", len(kernel.puts), len(want), kernel.puts)
+		puts := kernel.given()
+		if len(puts) != len(want) {
+			t.Fatalf("rules were put %d times, want %d: %v", len(puts), len(want), puts)
 		}
 		for i, w := range want {
-			if got := kernel.puts[i]; got.after != w.after || got.jumps != w.jumps || !strings.Contains(got.text, w.endpoint) {
+			if got := puts[i]; got.after != w.after || got.jumps != w.jumps || !strings.Contains(got.text, w.endpoint) {
 				t.Errorf("%d: put after %v, jumps %v; want after %v, jumps %v, with %s:\n%s", i, got.after, got.jumps, w.after, w.jumps, w.endpoint, got.text)
 			}
 		}
@@ -119,11 +138,12 @@ func TestWithoutTheAPIServerTheRulesStay(t *testing.T) {
 		server.server.Close()
 		server.Close()
 		time.Sleep(10 * time.Minute)
-		if len(kernel.puts) < 2 {
+		puts := kernel.given()
+		if len(puts) < 2 {
 			t.Fatal("the periodic sync stopped")
 		}
-		for _, put := range kernel.puts[1:] {
-			if put.text != kernel.puts[0].text {
+		for _, put := range puts[1:] {
+			if put.text != puts[0].text {
 				t.Fatalf("after %v the rules are others:\n%s", put.after, put.text)
 			}
 		}
@@ -147,7 +167,7 @@ func TestHealthzFailsWhenAChangeWaitsForMoreThanAMinute(t *testing.T) {
 		if code, body := ask("/healthz"); code != 200 || body["nodeEligible"] != true {
 			t.Errorf("after the first sync: %d %v", code, body)
 		}
-		kernel.err = errors.New("iptables-restore: exit status 4")
+		kernel.fail(errors.New("iptables-restore: exit status 4"))
 		time.Sleep(5 * time.Second)
 		server.send("endpointslices", "MODIFIED", endpointsNow("11", "10.244.1.1"))
 		time.Sleep(time.Minute - time.Nanosecond)
@@ -158,7 +178,7 @@ func TestHealthzFailsWhenAChangeWaitsForMoreThanAMinute(t *testing.T) {
 		if code, _ := ask("/livez"); code != 503 {
 			t.Errorf("after a minute: %d", code)
 		}
-		kernel.err = nil
+		kernel.fail(nil)
 		time.Sleep(30 * time.Second)
 		if code, _ := ask("/healthz"); code != 200 {
 			t.Errorf("after a sync that worked: %d", code)

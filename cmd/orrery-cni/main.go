@@ -2,8 +2,12 @@
 // /opt/cni/bin for every pod sandbox that it makes or removes.
 package main
 
-import "orrery/cni/plugin"
+import (
+	"context"
+
+	"orrery/cni/plugin"
+)
 
 func main() {
-	plugin.Main("orrery-cni gives a pod its interface, address and routes")
+	plugin.Main(context.Background(), "orrery-cni gives a pod its interface, address and routes")
 }

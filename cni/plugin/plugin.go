@@ -22,8 +22,8 @@ const timeout = 60 * time.Second
 
 // Main runs the command that the environment asks for and prints its result or
 // its error on stdout, as the CNI specification says. It exits the process on error.
-func Main(about string) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+func Main(ctx context.Context, about string) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	bind := func(f func(context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
 		return func(args *skel.CmdArgs) error { return f(ctx, args) }

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -19,7 +20,7 @@ import (
 // The test binary is the plugin when the runtime's environment is set.
 func TestMain(m *testing.M) {
 	if os.Getenv("CNI_COMMAND") != "" {
-		Main("the plugin under test")
+		Main(context.Background(), "the plugin under test")
 		return
 	}
 	os.Exit(m.Run())
