@@ -1,0 +1,129 @@
+package kinds
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+func (c *checks) tolerations(tolerations []corev1.Toleration, at *field.Path) {
+	for i, t := range tolerations {
+		at := at.Index(i)
+		if t.Key != "" {
+			c.addAll(metavalidation.ValidateLabelName(t.Key, at.Child("key")))
+		} else if t.Operator != corev1.TolerationOpExists {
+			c.add(field.Invalid(at.Child("operator"), t.Operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\""))
+		}
+		if t.TolerationSeconds != nil && t.Effect != corev1.TaintEffectNoExecute {
+			c.add(field.Invalid(at.Child("effect"), t.Effect, "effect must be 'NoExecute' when `tolerationSeconds` is set"))
+		}
+		switch t.Operator {
+		case corev1.TolerationOpEqual, "":
+			for _, m := range utilvalidation.IsValidLabelValue(t.Value) {
+				c.add(field.Invalid(at.Child("operator"), t.Value, m))
+			}
+		case corev1.TolerationOpExists:
+			if t.Value != "" {
+				c.add(field.Invalid(at.Child("operator"), t, "value must be empty when `operator` is 'Exists'"))
+			}
+		default:
+			c.add(field.NotSupported(at.Child("operator"), t.Operator, []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}))
+		}
+		optionOf(c, t.Effect, at.Child("effect"), corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
+	}
+}
+
+func (c *checks) affinity(a *corev1.Affinity, at *field.Path) {
+	if a == nil {
+		return
+	}
+	if n := a.NodeAffinity; n != nil {
+		at := at.Child("nodeAffinity")
+		if r := n.RequiredDuringSchedulingIgnoredDuringExecution; r != nil {
+			at := at.Child("requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
+			if len(r.NodeSelectorTerms) == 0 {
+				c.add(field.Required(at, "must have at least one node selector term"))
+			}
+			for i := range r.NodeSelectorTerms {
+				c.nodeTerm(&r.NodeSelectorTerms[i], at.Index(i))
+			}
+		}
+		for i := range n.PreferredDuringSchedulingIgnoredDuringExecution {
+			p, at := &n.PreferredDuringSchedulingIgnoredDuringExecution[i], at.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i)
+			c.weight(p.Weight, at.Child("weight"))
+			c.nodeTerm(&p.Preference, at.Child("preference"))
+		}
+	}
+	pods := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm, at *field.Path) {
+		for i := range required {
+			c.podTerm(&required[i], at.Child("requiredDuringSchedulingIgnoredDuringExecution").Index(i))
+		}
+		for i := range preferred {
+			at := at.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i)
+			c.weight(preferred[i].Weight, at.Child("weight"))
+			c.podTerm(&preferred[i].PodAffinityTerm, at.Child("podAffinityTerm"))
+		}
+	}
+	if p := a.PodAffinity; p != nil {
+		pods(p.RequiredDuringSchedulingIgnoredDuringExecution, p.PreferredDuringSchedulingIgnoredDuringExecution, at.Child("podAffinity"))
+	}
+	if p := a.PodAntiAffinity; p != nil {
+		pods(p.RequiredDuringSchedulingIgnoredDuringExecution, p.PreferredDuringSchedulingIgnoredDuringExecution, at.Child("podAntiAffinity"))
+	}
+}
+
+func (c *checks) weight(w int32, at *field.Path) {
+	if w <= 0 || w > 100 {
+		c.add(field.Invalid(at, w, "must be in the range 1-100"))
+	}
+}
+
+func (c *checks) nodeTerm(t *corev1.NodeSelectorTerm, at *field.Path) {
+	for i, r := range t.MatchExpressions {
+		at := at.Child("matchExpressions").Index(i)
+		switch r.Operator {
+		case corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn:
+			if len(r.Values) == 0 {
+				c.add(field.Required(at.Child("values"), "must be specified when `operator` is 'In' or 'NotIn'"))
+			}
+		case corev1.NodeSelectorOpExists, corev1.NodeSelectorOpDoesNotExist:
+			if len(r.Values) > 0 {
+				c.add(field.Forbidden(at.Child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"))
+			}
+		case corev1.NodeSelectorOpGt, corev1.NodeSelectorOpLt:
+			if len(r.Values) != 1 {
+				c.add(field.Required(at.Child("values"), "must be specified single value when `operator` is 'Lt' or 'Gt'"))
+			}
+		default:
+			c.add(field.Invalid(at.Child("operator"), r.Operator, "not a valid selector operator"))
+		}
+		c.addAll(metavalidation.ValidateLabelName(r.Key, at.Child("key")))
+	}
+}
+
+func (c *checks) podTerm(t *corev1.PodAffinityTerm, at *field.Path) {
+	c.selector(t.LabelSelector, at.Child("labelSelector"))
+	c.selector(t.NamespaceSelector, at.Child("namespaceSelector"))
+	if c.required(t.TopologyKey, at.Child("topologyKey"), "can not be empty") {
+		c.addAll(metavalidation.ValidateLabelName(t.TopologyKey, at.Child("topologyKey")))
+	}
+}
+
+func (c *checks) spread(constraints []corev1.TopologySpreadConstraint, at *field.Path) {
+	for i, t := range constraints {
+		at := at.Index(i)
+		if t.MaxSkew <= 0 {
+			c.add(field.Invalid(at.Child("maxSkew"), t.MaxSkew, "must be greater than zero"))
+		}
+		if c.required(t.TopologyKey, at.Child("topologyKey"), "can not be empty") {
+			c.addAll(metavalidation.ValidateLabelName(t.TopologyKey, at.Child("topologyKey")))
+		}
+		if !slices.Contains([]corev1.UnsatisfiableConstraintAction{corev1.DoNotSchedule, corev1.ScheduleAnyway}, t.WhenUnsatisfiable) {
+			c.add(field.NotSupported(at.Child("whenUnsatisfiable"), t.WhenUnsatisfiable, []corev1.UnsatisfiableConstraintAction{corev1.DoNotSchedule, corev1.ScheduleAnyway}))
+		}
+		c.selector(t.LabelSelector, at.Child("labelSelector"))
+	}
+}
