@@ -1,0 +1,119 @@
+package kubelet
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+
+	"orrery/client"
+	"orrery/client/timing"
+)
+
+// Config is what a Kubelet is made from.
+type Config struct {
+	// Settings is the file that --config names. New fills its zero values with
+	// upstream's defaults.
+	Settings kubeletv1beta1.KubeletConfiguration
+	// Version is reported as kubeletVersion in the node's status.
+	Version string
+	// NodeName is the name of the Node object; the host's name in lower case by custom.
+	NodeName string
+	// NodeIP is the address to report. The invalid zero Addr means that of the
+	// interface of the default route.
+	NodeIP netip.Addr
+	// NodeLabels are set at registration beside the usual ones.
+	NodeLabels map[string]string
+	// RootDir holds the pods' folders: /var/lib/kubelet.
+	RootDir string
+	// Client speaks to the API server; nil makes a kubelet that only runs static pods.
+	Client *client.Client
+	// Credentials is closed as soon as Client may be used, which during TLS
+	// bootstrap is some time after the start. Nil means at once.
+	Credentials <-chan struct{}
+	// Runtime and Images are the two services of CRI.
+	Runtime cri.RuntimeServiceClient
+	Images  cri.ImageServiceClient
+	// Machine is what the node says about itself; the zero value means: look at this machine.
+	Machine Machine
+	// NoCgroups leaves the cgroups above a pod's containers to the runtime, and
+	// NoTmpfs keeps secrets in ordinary folders: for tests without root.
+	NoCgroups, NoTmpfs bool
+}
+
+func orElse[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func orPointer[T any](field **T, value T) {
+	if *field == nil {
+		*field = &value
+	}
+}
+
+// setDefaults completes the configuration.
+//
+// Upstream: pkg/kubelet/apis/config/v1beta1/defaults.go, SetDefaults_KubeletConfiguration.
+func (c *Config) setDefaults() error {
+	if c.NodeName == "" {
+		return errors.New("kubelet: no node name")
+	}
+	if c.Runtime == nil || c.Images == nil {
+		return errors.New("kubelet: no container runtime")
+	}
+	c.NodeName = strings.ToLower(c.NodeName)
+	orElse(&c.RootDir, "/var/lib/kubelet")
+	if c.Credentials == nil {
+		ready := make(chan struct{})
+		close(ready)
+		c.Credentials = ready
+	}
+	SetDefaults(&c.Settings)
+	return nil
+}
+
+// SetDefaults fills the zero values of a configuration file with upstream's defaults,
+// as far as anything here reads them.
+func SetDefaults(s *kubeletv1beta1.KubeletConfiguration) {
+	duration := func(d *metav1.Duration, value time.Duration) { orElse(&d.Duration, value) }
+	duration(&s.SyncFrequency, timing.PodSyncFrequency)
+	duration(&s.FileCheckFrequency, timing.StaticPodCheckFrequency)
+	duration(&s.NodeStatusReportFrequency, timing.NodeStatusReportFrequency)
+	duration(&s.NodeStatusUpdateFrequency, timing.NodeStatusUpdateFrequency)
+	duration(&s.StreamingConnectionIdleTimeout, 4*time.Hour)
+	duration(&s.RuntimeRequestTimeout, 2*time.Minute)
+	duration(&s.Authentication.Webhook.CacheTTL, 2*time.Minute)
+	duration(&s.Authorization.Webhook.CacheAuthorizedTTL, 5*time.Minute)
+	duration(&s.Authorization.Webhook.CacheUnauthorizedTTL, 30*time.Second)
+	orElse(&s.NodeLeaseDurationSeconds, int32(timing.NodeLeaseDuration/time.Second))
+	orElse(&s.Address, "0.0.0.0")
+	orElse(&s.Port, 10250)
+	orElse(&s.HealthzBindAddress, "127.0.0.1")
+	orPointer(&s.HealthzPort, 10248)
+	orElse(&s.MaxPods, 110)
+	orElse(&s.PodLogsDir, "/var/log/pods")
+	orElse(&s.ClusterDomain, "cluster.local")
+	orPointer(&s.ResolverConfig, "/etc/resolv.conf")
+	orPointer(&s.NodeStatusMaxImages, 50)
+	orPointer(&s.CgroupsPerQOS, true)
+	orElse(&s.CgroupRoot, "/")
+	orElse(&s.CgroupDriver, "cgroupfs")
+	orPointer(&s.CPUCFSQuota, true)
+	orPointer(&s.RegisterNode, true)
+	orPointer(&s.SerializeImagePulls, true)
+	orElse(&s.ContainerRuntimeEndpoint, "unix:///run/orrery/cri.sock")
+}
+
+// nodeReference is what events about this node are about. Its uid is the node's
+// name, as upstream's: kubectl describe node looks for both.
+func (c *Config) nodeReference() *corev1.ObjectReference {
+	return &corev1.ObjectReference{Kind: "Node", Name: c.NodeName, UID: asUID(c.NodeName)}
+}
