@@ -27,7 +27,7 @@ import (
 // listOptions reads and checks the query of a list, watch or deletecollection.
 func listOptions(r *http.Request, q *request, watch bool) (*internalversion.ListOptions, error) {
 	var o internalversion.ListOptions
-	if err := scheme.ParameterCodec.DecodeParameters(r.URL.Query(), schema.GroupVersion{Version: "v1"}, &o); err != nil {
+	if err := scheme.ParameterCodec.DecodeParameters(r.URL.Query(), metav1.SchemeGroupVersion, &o); err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	o.Watch = watch
