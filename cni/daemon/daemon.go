@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orrery/client"
+	"orrery/cni/kernel"
 )
 
 // resync is how often the kernel is compared with the Node objects although
@@ -142,7 +143,7 @@ func (d *Daemon) sync(ctx context.Context, nodes []*corev1.Node) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{forwarding()}
+	errs := []error{kernel.Sysctl("net/ipv4/ip_forward", "1")} // a router
 	changed, err := syncRoutes(routes)
 	errs = append(errs, err, syncRules(ctx, own, d.cfg.Network))
 	for _, c := range changed {
@@ -196,6 +197,3 @@ func plan(self string, nodes []*corev1.Node) (own netip.Prefix, routes []route, 
 	}
 	return own, routes, nil
 }
-
-// forwarding makes the node a router.
-func forwarding() error { return sysctl("net/ipv4/ip_forward", "1") }

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 
-	"orrery/cni/iptables"
+	"orrery/cni/kernel"
 )
 
 // protocol marks the routes of this daemon in the kernel's table, so that it
@@ -33,20 +30,31 @@ type change struct {
 // syncRoutes makes the routes of our protocol exactly those that are wanted,
 // and says what it had to change.
 func syncRoutes(want []route) (changed []change, err error) {
-	wanted := map[route]bool{}
+	missing, wanted := map[route]bool{}, map[netip.Prefix]bool{}
 	for _, r := range want {
-		wanted[r] = true
+		missing[r], wanted[r.dst] = true, true
 	}
 	have, err := netlink.RouteListFiltered(netlink.FAMILY_V4,
 		&netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return nil, fmt.Errorf("listing routes: %w", err)
 	}
+	for _, r := range have {
+		delete(missing, fromKernel(r))
+	}
 	var errs []error
+	for r := range missing {
+		// Replace, not add: a range that has moved to another node is never without a route.
+		err := netlink.RouteReplace(&netlink.Route{Dst: kernel.IPNet(r.dst), Gw: r.via.AsSlice(), Protocol: protocol})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("route to %s via %s: %w", r.dst, r.via, err))
+			continue
+		}
+		changed = append(changed, change{"added", r})
+	}
 	for _, r := range have {
 		got := fromKernel(r)
-		if wanted[got] {
-			delete(wanted, got)
+		if wanted[got.dst] {
 			continue
 		}
 		if err := netlink.RouteDel(&r); err != nil {
@@ -54,15 +62,6 @@ func syncRoutes(want []route) (changed []change, err error) {
 			continue
 		}
 		changed = append(changed, change{"removed", got})
-	}
-	for r := range wanted {
-		// Replace, not add: the range may have been another node's a moment ago.
-		err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(r.dst), Gw: r.via.AsSlice(), Protocol: protocol})
-		if err != nil {
-			errs = append(errs, fmt.Errorf("route to %s via %s: %w", r.dst, r.via, err))
-			continue
-		}
-		changed = append(changed, change{"added", r})
 	}
 	return changed, errors.Join(errs...)
 }
@@ -78,10 +77,6 @@ func fromKernel(r netlink.Route) route {
 	return out
 }
 
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
 const (
 	chainMasq    = "ORRERY-POSTRTG"
 	chainForward = "ORRERY-FWD"
@@ -92,12 +87,12 @@ const (
 // Pods are known by their addresses inside the cluster; outside, nobody has a
 // route back to them, so there they go by the node's. Multicast stays as it is.
 func syncRules(ctx context.Context, own, network netip.Prefix) error {
-	err := iptables.Restore(ctx,
-		iptables.Chain{Table: "nat", Name: chainMasq, Rules: []string{
+	err := kernel.Restore(ctx,
+		kernel.Chain{Table: "nat", Name: chainMasq, Rules: []string{
 			fmt.Sprintf(`-s %s -d %s -m comment --comment "pod to pod" -j RETURN`, own, network),
 			fmt.Sprintf(`-s %s ! -d 224.0.0.0/4 -m comment --comment "pod to outside" -j MASQUERADE --random-fully`, own),
 		}},
-		iptables.Chain{Table: "filter", Name: chainForward, Rules: []string{
+		kernel.Chain{Table: "filter", Name: chainForward, Rules: []string{
 			fmt.Sprintf(`-s %s -m comment --comment "from pods" -j ACCEPT`, network),
 			fmt.Sprintf(`-d %s -m comment --comment "to pods" -j ACCEPT`, network),
 		}})
@@ -105,17 +100,7 @@ func syncRules(ctx context.Context, own, network netip.Prefix) error {
 		return err
 	}
 	return errors.Join(
-		iptables.Jump(ctx, "nat", "POSTROUTING", "-m", "comment", "--comment", "orrery masq", "-j", chainMasq),
-		iptables.Jump(ctx, "filter", "FORWARD", "-m", "comment", "--comment", "orrery forward", "-j", chainForward),
+		kernel.Jump(ctx, "nat", "POSTROUTING", "-m", "comment", "--comment", "orrery masq", "-j", chainMasq),
+		kernel.Jump(ctx, "filter", "FORWARD", "-m", "comment", "--comment", "orrery forward", "-j", chainForward),
 	)
-}
-
-// sysctl sets a kernel parameter, and does not write where /proc/sys is
-// read-only and the value is right already.
-func sysctl(key, value string) error {
-	path := filepath.Join("/proc/sys", key)
-	if have, err := os.ReadFile(path); err == nil && string(have) == value+"\n" {
-		return nil
-	}
-	return os.WriteFile(path, []byte(value), 0o644)
 }

@@ -8,25 +8,25 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"orrery/cni/kernel"
 )
 
-// links talks to the kernel about two network namespaces: the node's, in which
+// namespaces talks to the kernel about two network namespaces: the node's, in which
 // the plugin runs, and the pod's. A netlink socket stays in the namespace it
 // was opened in, so no code here ever changes its own.
-type links struct {
+type namespaces struct {
 	ns   netns.NsHandle
 	host *netlink.Handle
 	pod  *netlink.Handle
 }
 
-func openLinks(path string) (*links, error) {
+func openNamespaces(path string) (*namespaces, error) {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
 		return nil, err
@@ -40,17 +40,17 @@ func openLinks(path string) (*links, error) {
 		host.Close()
 		return nil, errors.Join(err, ns.Close())
 	}
-	return &links{ns: ns, host: host, pod: pod}, nil
+	return &namespaces{ns: ns, host: host, pod: pod}, nil
 }
 
-func (l *links) close() {
+func (l *namespaces) close() {
 	l.pod.Close()
 	l.host.Close()
 	_ = l.ns.Close()
 }
 
 // ensureBridge makes the node's bridge with the gateway's address, or finds it.
-func (l *links) ensureBridge(name string, mtu int, gateway netip.Prefix) (netlink.Link, error) {
+func (l *namespaces) ensureBridge(name string, mtu int, gateway netip.Prefix) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = name, mtu
 	// Two first pods may race here: that the bridge exists is what both want.
@@ -80,16 +80,16 @@ func (l *links) ensureBridge(name string, mtu int, gateway netip.Prefix) (netlin
 	// bridge. The kernel would redirect them to talk directly, past the rules.
 	// A host port must be reachable at 127.0.0.1 too, which needs route_localnet.
 	return br, errors.Join(
-		sysctl("net/ipv4/conf/all/send_redirects", "0"),
-		sysctl("net/ipv4/conf/"+name+"/send_redirects", "0"),
-		sysctl("net/ipv4/conf/"+name+"/route_localnet", "1"),
-		sysctl("net/ipv4/ip_forward", "1"),
+		kernel.Sysctl("net/ipv4/conf/all/send_redirects", "0"),
+		kernel.Sysctl("net/ipv4/conf/"+name+"/send_redirects", "0"),
+		kernel.Sysctl("net/ipv4/conf/"+name+"/route_localnet", "1"),
+		kernel.Sysctl("net/ipv4/ip_forward", "1"),
 	)
 }
 
 // ensureAddr refuses a bridge that carries another range: pods of that range
 // would be cut off without a word.
-func (l *links) ensureAddr(br netlink.Link, gateway netip.Prefix) error {
+func (l *namespaces) ensureAddr(br netlink.Link, gateway netip.Prefix) error {
 	have, err := l.host.AddrList(br, netlink.FAMILY_V4)
 	if err != nil {
 		return err
@@ -100,7 +100,7 @@ func (l *links) ensureAddr(br netlink.Link, gateway netip.Prefix) error {
 		}
 		return fmt.Errorf("%q already has an IP address different from %s", br.Attrs().Name, gateway)
 	}
-	addr := &netlink.Addr{IPNet: ipNet(gateway)}
+	addr := &netlink.Addr{IPNet: kernel.IPNet(gateway)}
 	if err := l.host.AddrAdd(br, addr); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("could not add IP address to %q: %w", br.Attrs().Name, err)
 	}
@@ -108,7 +108,7 @@ func (l *links) ensureAddr(br netlink.Link, gateway netip.Prefix) error {
 }
 
 // connect makes the veth pair and sets up the pod's end of it.
-func (l *links) connect(br netlink.Link, args *skel.CmdArgs, mtu int, addr, gateway netip.Addr) (*current.Result, error) {
+func (l *namespaces) connect(br netlink.Link, args *skel.CmdArgs, mtu int, addr, gateway netip.Addr) (*current.Result, error) {
 	if lo, err := l.pod.LinkByName("lo"); err != nil {
 		return nil, err
 	} else if err := l.pod.LinkSetUp(lo); err != nil {
@@ -134,7 +134,7 @@ func (l *links) connect(br netlink.Link, args *skel.CmdArgs, mtu int, addr, gate
 	return l.result(br, attrs.Name, args, addr, gateway)
 }
 
-func (l *links) configurePod(ifname string, addr, gateway netip.Addr) error {
+func (l *namespaces) configurePod(ifname string, addr, gateway netip.Addr) error {
 	eth, err := l.pod.LinkByName(ifname)
 	if err != nil {
 		return err
@@ -157,7 +157,7 @@ func (l *links) configurePod(ifname string, addr, gateway netip.Addr) error {
 	return nil
 }
 
-func (l *links) result(br netlink.Link, veth string, args *skel.CmdArgs, addr, gateway netip.Addr) (*current.Result, error) {
+func (l *namespaces) result(br netlink.Link, veth string, args *skel.CmdArgs, addr, gateway netip.Addr) (*current.Result, error) {
 	outer, err := l.host.LinkByName(veth)
 	if err != nil {
 		return nil, err
@@ -174,7 +174,7 @@ func (l *links) result(br netlink.Link, veth string, args *skel.CmdArgs, addr, g
 }
 
 // verify compares the kernel with what add made.
-func (l *links) verify(bridge string, args *skel.CmdArgs, addr netip.Addr) error {
+func (l *namespaces) verify(bridge string, args *skel.CmdArgs, addr netip.Addr) error {
 	br, err := l.host.LinkByName(bridge)
 	if err != nil {
 		return err
@@ -220,20 +220,6 @@ func vethName(containerID, ifname string) string {
 	return "veth" + hex.EncodeToString(sum[:4])
 }
 
-// sysctl sets a kernel parameter of this namespace, and does not write where
-// /proc/sys is read-only and the value is right already.
-func sysctl(key, value string) error {
-	path := filepath.Join("/proc/sys", key)
-	if have, err := os.ReadFile(path); err == nil && string(have) == value+"\n" {
-		return nil
-	}
-	return os.WriteFile(path, []byte(value), 0o644)
-}
+func hostNet(addr netip.Addr) *net.IPNet { return kernel.IPNet(netip.PrefixFrom(addr, addr.BitLen())) }
 
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
-func hostNet(addr netip.Addr) *net.IPNet { return ipNet(netip.PrefixFrom(addr, addr.BitLen())) }
-
-func everything() *net.IPNet { return ipNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0)) }
+func everything() *net.IPNet { return kernel.IPNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0)) }

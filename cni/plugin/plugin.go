@@ -39,11 +39,11 @@ func add(ctx context.Context, args *skel.CmdArgs) (err error) {
 	if err != nil {
 		return err
 	}
-	kernel, err := openLinks(args.Netns)
+	spaces, err := openNamespaces(args.Netns)
 	if err != nil {
 		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("failed to open netns %q", args.Netns), err.Error())
 	}
-	defer kernel.close()
+	defer spaces.close()
 
 	addr, err := store.Reserve(args.ContainerID, args.IfName)
 	if err != nil {
@@ -58,11 +58,11 @@ func add(ctx context.Context, args *skel.CmdArgs) (err error) {
 		}
 	}()
 
-	bridge, err := kernel.ensureBridge(conf.Bridge, conf.MTU, netip.PrefixFrom(store.Gateway(), store.Subnet().Bits()))
+	bridge, err := spaces.ensureBridge(conf.Bridge, conf.MTU, netip.PrefixFrom(store.Gateway(), store.Subnet().Bits()))
 	if err != nil {
 		return types.NewError(types.ErrIOFailure, "failed to set up bridge "+conf.Bridge, err.Error())
 	}
-	result, err := kernel.connect(bridge, args, conf.MTU, addr, store.Gateway())
+	result, err := spaces.connect(bridge, args, conf.MTU, addr, store.Gateway())
 	if err != nil {
 		return types.NewError(types.ErrIOFailure, "failed to connect the pod to bridge "+conf.Bridge, err.Error())
 	}
@@ -101,12 +101,12 @@ func check(_ context.Context, args *skel.CmdArgs) error {
 	if !ok {
 		return types.NewError(types.ErrUnknownContainer, "no address is reserved for this container", args.ContainerID)
 	}
-	kernel, err := openLinks(args.Netns)
+	spaces, err := openNamespaces(args.Netns)
 	if err != nil {
 		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("failed to open netns %q", args.Netns), err.Error())
 	}
-	defer kernel.close()
-	if err := kernel.verify(conf.Bridge, args, addr); err != nil {
+	defer spaces.close()
+	if err := spaces.verify(conf.Bridge, args, addr); err != nil {
 		return types.NewError(types.ErrInternal, "the pod's interface is not as it was made", err.Error())
 	}
 	return nil

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"orrery/cni/iptables"
+	"orrery/cni/kernel"
 )
 
 // Chains of the host ports, named as upstream's portmap plugin names them.
@@ -33,7 +33,7 @@ func mapPorts(ctx context.Context, conf *Config, containerID string, addr netip.
 		return err
 	}
 	name := podChain(conf.Name, containerID)
-	if err := iptables.Restore(ctx, iptables.Chain{Table: "nat", Name: name, Rules: portRules(ports, addr)}); err != nil {
+	if err := kernel.Restore(ctx, kernel.Chain{Table: "nat", Name: name, Rules: portRules(ports, addr)}); err != nil {
 		return err
 	}
 	comment := fmt.Sprintf("dnat name: %q id: %q", conf.Name, containerID)
@@ -41,7 +41,7 @@ func mapPorts(ctx context.Context, conf *Config, containerID string, addr netip.
 		if p.HostPort == 0 {
 			continue
 		}
-		err := iptables.Jump(ctx, "nat", chainDNAT, "-p", protocol(p), "-m", "comment", "--comment", comment,
+		err := kernel.Jump(ctx, "nat", chainDNAT, "-p", protocol(p), "-m", "comment", "--comment", comment,
 			"-m", "multiport", "--destination-ports", fmt.Sprint(p.HostPort), "-j", name)
 		if err != nil {
 			return err
@@ -74,13 +74,13 @@ func portRules(ports []PortMapping, addr netip.Addr) []string {
 
 // ensurePortChains makes what all pods with host ports share.
 func ensurePortChains(ctx context.Context) error {
-	if err := iptables.EnsureChain(ctx, "nat", chainDNAT); err != nil {
+	if err := kernel.EnsureChain(ctx, "nat", chainDNAT); err != nil {
 		return err
 	}
-	err := iptables.Restore(ctx,
-		iptables.Chain{Table: "nat", Name: chainSetMark, Rules: []string{
+	err := kernel.Restore(ctx,
+		kernel.Chain{Table: "nat", Name: chainSetMark, Rules: []string{
 			`-m comment --comment "CNI portfwd masquerade mark" -j MARK --set-xmark ` + markBit}},
-		iptables.Chain{Table: "nat", Name: chainMasq, Rules: []string{
+		kernel.Chain{Table: "nat", Name: chainMasq, Rules: []string{
 			"-m mark --mark " + markBit + " -j MASQUERADE"}})
 	if err != nil {
 		return err
@@ -91,7 +91,7 @@ func ensurePortChains(ctx context.Context) error {
 		"OUTPUT":      local,
 		"POSTROUTING": {"-m", "comment", "--comment", "CNI portfwd requiring masquerade", "-j", chainMasq},
 	} {
-		if err := iptables.Jump(ctx, "nat", chain, rule...); err != nil {
+		if err := kernel.Jump(ctx, "nat", chain, rule...); err != nil {
 			return err
 		}
 	}
@@ -101,7 +101,7 @@ func ensurePortChains(ctx context.Context) error {
 // unmapPorts removes the pod's chain, if it had one: what the runtime says about
 // ports on DEL need not be what it said on ADD.
 func unmapPorts(ctx context.Context, conf *Config, containerID string) error {
-	return iptables.Delete(ctx, "nat", podChain(conf.Name, containerID))
+	return kernel.Delete(ctx, "nat", podChain(conf.Name, containerID))
 }
 
 // podChain is at most 28 bytes long, as iptables wants it.

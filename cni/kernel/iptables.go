@@ -1,15 +1,4 @@
-// Package iptables puts the pod network's few rules into the kernel by running
-// iptables and iptables-restore, as a person would.
-//
-//	Chain{nat, ORRERY-POSTRTG, rules} ──► iptables-restore --noflush   (all rules at once)
-//	Jump{nat, POSTROUTING, rule}      ──► iptables -C, else -A         (only if missing)
-//
-// Invariants: a chain of ours is always replaced as a whole in one transaction,
-// so a half-written one is never seen; a chain that is not ours gets one jump
-// and keeps everything else. Repeating any call changes nothing.
-//
-// Read next: cni/daemon and the port mappings in cni/plugin.
-package iptables
+package kernel
 
 import (
 	"bytes"
