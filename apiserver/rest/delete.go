@@ -22,7 +22,7 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	}
 	o := &metav1.DeleteOptions{}
 	if len(body) > 0 {
-		gvk := schema.GroupVersionKind{Group: metav1.GroupName, Version: "v1", Kind: "DeleteOptions"}
+		gvk := schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"} // registered in every group
 		obj, err := decodeInto(r.Context(), body, r.Header.Get("Content-Type"), metav1.FieldValidationIgnore, gvk, o)
 		if err != nil {
 			return nil, err
