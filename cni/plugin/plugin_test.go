@@ -149,6 +149,40 @@ func TestPodsOfOneNodeReachEachOtherTheNodeAndThemselves(t *testing.T) {
 	reach(t, p1, n.name, "10.244.7.1")
 }
 
+// What a Service does: the client must get its answer from the address that it
+// asked, although the pod that answers is its neighbour. Bridged frames may go
+// through iptables or not.
+func TestAPodReachesItsNeighbourAndItselfByTheAddressOfAService(t *testing.T) {
+	for _, bridged := range []string{"0", "1"} {
+		n := newNode(t, "n"+bridged, "10.244.7.0/24")
+		if bridged == "1" {
+			if _, err := os.Stat("/proc/sys/net/bridge/bridge-nf-call-iptables"); err != nil {
+				t.Log("the kernel has no br_netfilter: only the case without it is tested")
+				continue
+			}
+		}
+		p1, _ := n.add("p1"+bridged, "")
+		p2, a2 := n.add("p2"+bridged, "")
+		if _, err := os.Stat("/proc/sys/net/bridge/bridge-nf-call-iptables"); err == nil {
+			sh(t, "ip", "netns", "exec", n.name, "sh", "-c", "echo "+bridged+" > /proc/sys/net/bridge/bridge-nf-call-iptables")
+		}
+		for _, rule := range []string{
+			"PREROUTING -d 10.96.0.1 -p tcp -j DNAT --to-destination " + a2 + ":9898",
+			"POSTROUTING -s " + a2 + " -d " + a2 + " -j MASQUERADE",
+		} {
+			sh(t, append([]string{"ip", "netns", "exec", n.name, "iptables", "-t", "nat", "-A"}, strings.Fields(rule)...)...)
+		}
+		serve(t, p2, a2+":9898")
+		for _, from := range []string{p1, p2, p1} { // again: the kernel must not have learned a short cut
+			conn, err := dial(t, from, "10.96.0.1:80")
+			if err != nil {
+				t.Fatalf("bridge-nf-call-iptables %s, from %s: %v", bridged, from, err)
+			}
+			conn.Close()
+		}
+	}
+}
+
 func TestPodsOfTwoNodesReachEachOther(t *testing.T) {
 	a, b := newNode(t, "a", "10.244.7.0/24"), newNode(t, "b", "10.244.8.0/24")
 	sh(t, "ip", "-n", a.name, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", b.name)
