@@ -30,7 +30,7 @@ func (s *Service) CreateContainer(ctx context.Context, req *cri.CreateContainerR
 	if sandboxConfig == nil {
 		sandboxConfig = sandbox.sandboxConfig()
 	}
-	image, err := s.unpackedImage(ctx, config.GetImage().GetImage())
+	image, err := s.unpackedImage(ctx, config.GetImage().GetImage(), config.GetImage().GetUserSpecifiedImage())
 	if err != nil {
 		return nil, fmt.Errorf("failed to resolve image %q: %w", config.GetImage().GetImage(), err)
 	}

@@ -23,6 +23,7 @@ func TestContainers(t *testing.T) {
 
 	t.Run("stops at SIGTERM at once", func(t *testing.T) {
 		id := n.start(sandbox, container("a", nil, "pause"))
+		n.until("it listens to signals", func() bool { return len(n.lines(id)) == 1 })
 		began := time.Now()
 		if _, err := n.runtime.StopContainer(n.ctx, &cri.StopContainerRequest{ContainerId: id, Timeout: 20}); err != nil {
 			t.Fatal(err)

@@ -48,15 +48,17 @@ func (s *Service) findImages(ctx context.Context, name string) ([]containerd.Ima
 	return nil, fmt.Errorf("image %q: %w", name, errdefs.ErrNotFound)
 }
 
-// unpackedImage finds an image and makes sure that its layers are ready to run on.
-func (s *Service) unpackedImage(ctx context.Context, name string) (containerd.Image, error) {
+// unpackedImage finds an image and makes sure that its layers are ready to run on. The kubelet asks by id, which may
+// have several names: the one that the pod says is best, and any is better than containerd's own name by digest.
+func (s *Service) unpackedImage(ctx context.Context, name, podSays string) (containerd.Image, error) {
 	found, err := s.findImages(ctx, name)
 	if err != nil {
 		return nil, err
 	}
+	wanted, _ := reference.ParseDockerRef(podSays)
 	image := found[0]
-	for _, other := range found { // a real name reads better than containerd's name by digest
-		if strings.HasPrefix(image.Name(), "sha256:") {
+	for _, other := range found {
+		if strings.HasPrefix(image.Name(), "sha256:") || wanted != nil && other.Name() == wanted.String() {
 			image = other
 		}
 	}

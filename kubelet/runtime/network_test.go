@@ -121,6 +121,18 @@ func TestImages(t *testing.T) {
 		if image := get("orrery/other:v1"); len(image.RepoTags) != 2 {
 			t.Errorf("it is %v", image)
 		}
+		sandbox := n.runSandbox(onHostNetwork(n.sandboxConfig("names")))
+		for _, name := range []string{"docker.io/orrery/other:v1", "docker.io/orrery/user:v1"} {
+			id := n.create(sandbox, container("named", func(c *cri.ContainerConfig) {
+				c.Image = &cri.ImageSpec{Image: get(name).Id, UserSpecifiedImage: strings.TrimPrefix(name, "docker.io/")}
+			}, "pause"))
+			if got := n.status(id).Image.Image; got != name {
+				t.Errorf("image is called %s, want %s", got, name)
+			}
+		}
+		if _, err := n.runtime.RemovePodSandbox(n.ctx, &cri.RemovePodSandboxRequest{PodSandboxId: sandbox}); err != nil {
+			t.Error(err)
+		}
 		if !get(pauseImage).Pinned {
 			t.Error("pause is not pinned")
 		}

@@ -100,12 +100,12 @@ func (s *Service) createSandbox(ctx context.Context, id string, config *cri.PodS
 
 // sandboxImage is the pause image, pulled when it is not there.
 func (s *Service) sandboxImage(ctx context.Context) (containerd.Image, error) {
-	image, err := s.unpackedImage(ctx, s.cfg.SandboxImage)
+	image, err := s.unpackedImage(ctx, s.cfg.SandboxImage, "")
 	if errdefs.IsNotFound(err) {
 		if _, err := s.pull(ctx, s.cfg.SandboxImage, nil); err != nil {
 			return nil, fmt.Errorf("failed to get sandbox image %q: %w", s.cfg.SandboxImage, err)
 		}
-		image, err = s.unpackedImage(ctx, s.cfg.SandboxImage)
+		image, err = s.unpackedImage(ctx, s.cfg.SandboxImage, "")
 	}
 	return image, err
 }

@@ -20,6 +20,7 @@ func main() {
 	case "pause":
 		stop := make(chan os.Signal, 1)
 		signal.Notify(stop, syscall.SIGTERM)
+		fmt.Println("pausing") // process 1 of a container does not die of a signal that it does not handle yet
 		<-stop
 	case "deaf": // to SIGTERM
 		signal.Ignore(syscall.SIGTERM)
