@@ -1,0 +1,221 @@
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"orrery/kubelet/server"
+)
+
+var _ server.Host = (*Kubelet)(nil)
+
+// Pods is the pods of this node with their newest status.
+func (k *Kubelet) Pods() []*corev1.Pod {
+	pods := k.pods.all()
+	for i, pod := range pods {
+		pods[i] = pod.DeepCopy()
+		pods[i].Status = k.status.get(pod)
+	}
+	return pods
+}
+
+// Healthy is nil while the containers are listed regularly.
+func (k *Kubelet) Healthy() error {
+	k.runtimeState.mu.Lock()
+	defer k.runtimeState.mu.Unlock()
+	if last := k.runtimeState.lastRelist; !last.IsZero() && time.Since(last) > 10*time.Minute {
+		return fmt.Errorf("sync Loop took longer than expected")
+	}
+	return nil
+}
+
+func (k *Kubelet) find(namespace, name string) (*corev1.Pod, error) {
+	pod := k.pods.named(namespace, name)
+	if pod == nil {
+		return nil, fmt.Errorf("pod %s/%s: %w", namespace, name, server.ErrNotFound)
+	}
+	return pod, nil
+}
+
+// run finds a container by name; previous wants the run before the newest.
+func (k *Kubelet) run(ctx context.Context, namespace, name, containerName string, previous bool) (*corev1.Pod, *container, error) {
+	pod, err := k.find(namespace, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if findSpec(pod, containerName) == nil {
+		return nil, nil, fmt.Errorf("container %q in pod %q is not available: %w", containerName, name, server.ErrNotFound)
+	}
+	state, err := k.readState(ctx, pod.UID)
+	if err != nil {
+		return nil, nil, err
+	}
+	var runs []*container
+	for _, c := range state.containers {
+		if c.name == containerName {
+			runs = append(runs, c)
+		}
+	}
+	waits := oldStatus(k.status.get(pod), containerName)
+	switch {
+	case previous && len(runs) > 0 && runs[0].exited() && waits != nil && waits.State.Waiting != nil:
+		return pod, runs[0], nil // crashed, and not started again yet
+	case previous && len(runs) > 1:
+		return pod, runs[1], nil
+	case previous:
+		return nil, nil, fmt.Errorf("previous terminated container %q in pod %q not found", containerName, name)
+	case len(runs) > 0 && (runs[0].running() || runs[0].exited()):
+		return pod, runs[0], nil
+	case len(runs) > 1:
+		return pod, runs[1], nil
+	}
+	reason := "ContainerCreating"
+	if waits != nil && waits.State.Waiting != nil {
+		reason = waits.State.Waiting.Reason
+		if message := waits.State.Waiting.Message; reason == imagePullBackOff || reason == errImagePull {
+			return nil, nil, fmt.Errorf("container %q in pod %q is waiting to start: %s", containerName, name, map[string]string{
+				errImagePull: "image can't be pulled", imagePullBackOff: "trying and failing to pull image"}[reason])
+		} else if message != "" && reason != crashLoopBackOff {
+			reason = message
+		}
+	}
+	return nil, nil, fmt.Errorf("container %q in pod %q is waiting to start: %s", containerName, name, reason)
+}
+
+// Log is where a container's log lies, and whether it may still grow.
+func (k *Kubelet) Log(ctx context.Context, namespace, name, containerName string, previous bool) (string, func() bool, error) {
+	pod, c, err := k.run(ctx, namespace, name, containerName, previous)
+	if err != nil {
+		return "", nil, err
+	}
+	path := c.logPath
+	if path == "" {
+		path = filepath.Join(k.logDir(pod), logFile(c.name, c.restartCount))
+	}
+	return path, func() bool {
+		st, err := k.cri.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: c.id})
+		return err == nil && st.Status.State == cri.ContainerState_CONTAINER_RUNNING
+	}, nil
+}
+
+// running is run for those who need the container alive.
+func (k *Kubelet) running(ctx context.Context, namespace, name, containerName string) (*container, error) {
+	_, c, err := k.run(ctx, namespace, name, containerName, false)
+	if err == nil && !c.running() {
+		err = fmt.Errorf("container not found (%q): %w", containerName, server.ErrNotFound)
+	}
+	return c, err
+}
+
+// Exec prepares a process beside those of a container.
+func (k *Kubelet) Exec(ctx context.Context, namespace, name, containerName string, command []string, s server.Streams) (*url.URL, error) {
+	c, err := k.running(ctx, namespace, name, containerName)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := k.cri.Exec(ctx, &cri.ExecRequest{ContainerId: c.id, Cmd: command, Tty: s.TTY, Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr})
+	if err != nil {
+		return nil, plain(err)
+	}
+	return url.Parse(resp.Url)
+}
+
+// Attach prepares a connection to a container's own process.
+func (k *Kubelet) Attach(ctx context.Context, namespace, name, containerName string, s server.Streams) (*url.URL, error) {
+	c, err := k.running(ctx, namespace, name, containerName)
+	if err != nil {
+		return nil, err
+	}
+	pod := k.pods.named(namespace, name)
+	if spec := findSpec(pod, containerName); spec != nil {
+		s.TTY = spec.TTY // as the process has it, whatever is asked
+	}
+	resp, err := k.cri.Attach(ctx, &cri.AttachRequest{ContainerId: c.id, Tty: s.TTY, Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr && !s.TTY})
+	if err != nil {
+		return nil, plain(err)
+	}
+	return url.Parse(resp.Url)
+}
+
+// PortForward prepares connections to ports inside a pod.
+func (k *Kubelet) PortForward(ctx context.Context, namespace, name string, ports []int32) (*url.URL, error) {
+	pod, err := k.find(namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	state, err := k.readState(ctx, pod.UID)
+	if err != nil {
+		return nil, err
+	}
+	if state.sandbox() == nil {
+		return nil, errors.New("pod sandbox is not running")
+	}
+	resp, err := k.cri.PortForward(ctx, &cri.PortForwardRequest{PodSandboxId: state.sandbox().Id, Port: ports})
+	if err != nil {
+		return nil, plain(err)
+	}
+	return url.Parse(resp.Url)
+}
+
+// Stats is what the pods use, by the runtime's account; the node's figures are their sum.
+//
+// Upstream: pkg/kubelet/server/stats/summary.go.
+// Left out: network, file systems, the node's own processes.
+func (k *Kubelet) Stats(ctx context.Context) (*stats.Summary, error) {
+	resp, err := k.cri.ListContainerStats(ctx, &cri.ListContainerStatsRequest{})
+	if err != nil {
+		return nil, plain(err)
+	}
+	now := metav1.Now()
+	out := &stats.Summary{Node: stats.NodeStats{NodeName: k.cfg.NodeName, StartTime: now}}
+	byUID := map[string]*stats.PodStats{}
+	for _, pod := range k.Pods() {
+		out.Pods = append(out.Pods, stats.PodStats{PodRef: stats.PodReference{Name: pod.Name, Namespace: pod.Namespace, UID: string(pod.UID)}, StartTime: pod.CreationTimestamp})
+	}
+	for i := range out.Pods {
+		byUID[out.Pods[i].PodRef.UID] = &out.Pods[i]
+	}
+	node := usage{}
+	for _, s := range resp.Stats {
+		pod := byUID[s.GetAttributes().GetLabels()[labelPodUID]]
+		if pod == nil {
+			continue
+		}
+		u := usage{s.GetCpu().GetUsageNanoCores().GetValue(), s.GetCpu().GetUsageCoreNanoSeconds().GetValue(), s.GetMemory().GetWorkingSetBytes().GetValue()}
+		node.add(u)
+		c := stats.ContainerStats{Name: s.GetAttributes().GetMetadata().GetName(), StartTime: now}
+		c.CPU, c.Memory = u.stats(now)
+		pod.Containers = append(pod.Containers, c)
+		pod.CPU, pod.Memory = u.plus(pod.CPU, pod.Memory).stats(now)
+	}
+	out.Node.CPU, out.Node.Memory = node.stats(now)
+	return out, nil
+}
+
+// usage is nanocores now, core nanoseconds ever, and bytes of memory in use.
+type usage struct{ cores, total, memory uint64 }
+
+func (u *usage) add(v usage) {
+	u.cores, u.total, u.memory = u.cores+v.cores, u.total+v.total, u.memory+v.memory
+}
+
+func (u usage) plus(c *stats.CPUStats, m *stats.MemoryStats) usage {
+	if c != nil && m != nil {
+		u.add(usage{*c.UsageNanoCores, *c.UsageCoreNanoSeconds, *m.WorkingSetBytes})
+	}
+	return u
+}
+
+func (u usage) stats(now metav1.Time) (*stats.CPUStats, *stats.MemoryStats) {
+	return &stats.CPUStats{Time: now, UsageNanoCores: &u.cores, UsageCoreNanoSeconds: &u.total},
+		&stats.MemoryStats{Time: now, UsageBytes: &u.memory, WorkingSetBytes: &u.memory}
+}
