@@ -98,6 +98,8 @@ func (l *namespaces) ensureAddr(br netlink.Link, gateway netip.Prefix) error {
 		if a.IPNet.String() == gateway.String() {
 			return nil
 		}
+	}
+	if len(have) > 0 {
 		return fmt.Errorf("%q already has an IP address different from %s", br.Attrs().Name, gateway)
 	}
 	addr := &netlink.Addr{IPNet: kernel.IPNet(gateway)}
