@@ -8,10 +8,6 @@ import (
 	"orrery/apiserver/auth"
 	"orrery/apiserver/kinds"
 	"orrery/apiserver/rest"
-
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/kubernetes/scheme"
 )
 
 // terminal is what exec and attach have in common.
@@ -25,24 +21,14 @@ type terminal struct {
 //
 // Upstream: pkg/registry/core/pod/rest/subresources.go, ExecREST.Connect.
 func (s *Streams) exec(w http.ResponseWriter, r *http.Request, _ *kinds.Kind, a *auth.Attributes, _ string) {
-	var opts corev1.PodExecOptions
-	if err := scheme.ParameterCodec.DecodeParameters(r.URL.Query(), corev1.SchemeGroupVersion, &opts); err != nil {
-		rest.WriteError(w, r, apierrors.NewBadRequest(err.Error()))
-		return
-	}
-	s.terminal(w, r, a, "exec", terminal{opts.Stdin, opts.Stdout, opts.Stderr, opts.TTY, opts.Command, opts.Container})
+	s.terminal(w, r, a, "exec", terminalOptions(r.URL.Query()))
 }
 
 // attach joins the main process of a container.
 //
 // Upstream: pkg/registry/core/pod/rest/subresources.go, AttachREST.Connect.
 func (s *Streams) attach(w http.ResponseWriter, r *http.Request, _ *kinds.Kind, a *auth.Attributes, _ string) {
-	var opts corev1.PodAttachOptions
-	if err := scheme.ParameterCodec.DecodeParameters(r.URL.Query(), corev1.SchemeGroupVersion, &opts); err != nil {
-		rest.WriteError(w, r, apierrors.NewBadRequest(err.Error()))
-		return
-	}
-	s.terminal(w, r, a, "attach", terminal{opts.Stdin, opts.Stdout, opts.Stderr, opts.TTY, nil, opts.Container})
+	s.terminal(w, r, a, "attach", terminalOptions(r.URL.Query()))
 }
 
 // terminal connects the client with the kubelet: SPDY as it is, WebSocket by translation.

@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/client-go/kubernetes/scheme"
 )
 
 // quiet swallows what httputil.ReverseProxy would print: the client gets the error.
@@ -24,11 +23,11 @@ const maxErrorBytes = 50 * 1024
 
 // serveLog streams a log, or returns why not.
 func (s *Streams) serveLog(w http.ResponseWriter, r *http.Request, a *auth.Attributes) error {
-	var opts corev1.PodLogOptions
-	if err := scheme.ParameterCodec.DecodeParameters(r.URL.Query(), corev1.SchemeGroupVersion, &opts); err != nil {
-		return apierrors.NewBadRequest(err.Error())
+	opts, err := logOptions(r.URL.Query())
+	if err != nil {
+		return err
 	}
-	if err := validateLogOptions(&opts, a.Name); err != nil {
+	if err := validateLogOptions(opts, a.Name); err != nil {
 		return err
 	}
 	pod, err := s.pod(r, a)
@@ -48,7 +47,7 @@ func (s *Streams) serveLog(w http.ResponseWriter, r *http.Request, a *auth.Attri
 		w.Header().Del("Content-Type")
 		return err
 	}
-	location.RawQuery = logQuery(&opts).Encode()
+	location.RawQuery = logQuery(opts).Encode()
 	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, location.String(), nil)
 	if err != nil {
 		return err
@@ -111,7 +110,7 @@ func validateLogOptions(opts *corev1.PodLogOptions, pod string) error {
 // logQuery is what the kubelet is asked for.
 func logQuery(opts *corev1.PodLogOptions) url.Values {
 	q := url.Values{}
-	flag := func(name string, on bool) {
+	mark := func(name string, on bool) {
 		if on {
 			q.Set(name, "true")
 		}
@@ -121,9 +120,9 @@ func logQuery(opts *corev1.PodLogOptions) url.Values {
 			q.Set(name, strconv.FormatInt(*n, 10))
 		}
 	}
-	flag("follow", opts.Follow)
-	flag("previous", opts.Previous)
-	flag("timestamps", opts.Timestamps)
+	mark("follow", opts.Follow)
+	mark("previous", opts.Previous)
+	mark("timestamps", opts.Timestamps)
 	number("sinceSeconds", opts.SinceSeconds)
 	number("tailLines", opts.TailLines)
 	number("limitBytes", opts.LimitBytes)
