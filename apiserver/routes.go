@@ -20,7 +20,9 @@ func (s *Server) routes() http.Handler {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	r.NotFoundHandler = http.HandlerFunc(s.notFound)
 	r.MethodNotAllowedHandler = http.HandlerFunc(rest.MethodNotAllowed)
-	get := func(path string, h http.HandlerFunc) { r.Path(path).Methods(http.MethodGet, http.MethodHead).Handler(h) }
+	get := func(path string, h http.HandlerFunc) {
+		r.Path(path).Methods(http.MethodGet, http.MethodHead).Handler(h)
+	}
 
 	// What there is.
 	for _, p := range []string{"/api", "/api/", "/apis", "/apis/", "/api/{version}", "/apis/{group}", "/apis/{group}/{version}"} {

@@ -354,4 +354,3 @@ func (r *Resource) afterDelete(ctx context.Context, obj runtime.Object) {
 		r.Kind.AfterDelete(ctx, obj)
 	}
 }
-

@@ -145,4 +145,3 @@ func (h *Handlers) deleteAll(r *http.Request, q *request) (page, error) {
 	}
 	return gone, nil
 }
-

@@ -185,4 +185,3 @@ func (h *Handlers) withReplicas(ctx context.Context, q *request, cur runtime.Obj
 	a := *q
 	return h.admitUpdate(ctx, &a, cur, next, manager, &metav1.UpdateOptions{FieldManager: manager}, dryRun)
 }
-

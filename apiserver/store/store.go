@@ -113,6 +113,7 @@ type Store interface {
 	Progress(ctx context.Context) error
 	// Compact forgets history before revision.
 	Compact(ctx context.Context, revision int64) error
-	// Close ends all watches and releases what the store holds.
+	// Close ends all watches (their channels are closed, perhaps after a Batch with
+	// ErrClosed) and releases what the store holds.
 	Close() error
 }

@@ -19,11 +19,11 @@ import (
 
 // options are the flags as they come, before they become a Config.
 type options struct {
-	config           apiserver.Config
-	advertise        string
-	serviceCIDR      string
-	nodePorts        string
-	verbosity        int
+	config      apiserver.Config
+	advertise   string
+	serviceCIDR string
+	nodePorts   string
+	verbosity   int
 
 	etcd struct {
 		external   etcd.Config

@@ -27,6 +27,9 @@ type Store struct {
 	stop   func() error
 	watch  sync.WaitGroup
 
+	closing sync.Once
+	closed  error
+
 	mu sync.Mutex
 	// lease is what keys with a ttl written lately share, until when.
 	leases map[time.Duration]sharedLease
@@ -248,6 +251,8 @@ func (s *Store) Watch(ctx context.Context, prefix string, after int64) <-chan st
 				return true
 			case <-ctx.Done():
 				return false
+			case <-s.ctx.Done(): // Close does not wait for readers
+				return false
 			}
 		}
 		last := after
@@ -262,9 +267,6 @@ func (s *Store) Watch(ctx context.Context, prefix string, after int64) <-chan st
 			if !send(b) || b.Err != nil {
 				return
 			}
-		}
-		if ctx.Err() == nil {
-			send(store.Batch{Revision: last, Err: store.ErrClosed})
 		}
 	})
 	return out
@@ -317,11 +319,14 @@ func (s *Store) Compact(ctx context.Context, revision int64) error {
 	return s.failure(err)
 }
 
-// Close implements store.Store.
+// Close implements store.Store. Closing twice is allowed.
 func (s *Store) Close() error {
-	s.cancel()
-	s.watch.Wait()
-	return s.stop()
+	s.closing.Do(func() {
+		s.cancel()
+		s.watch.Wait()
+		s.closed = s.stop()
+	})
+	return s.closed
 }
 
 // failure turns etcd's errors into the store's.
