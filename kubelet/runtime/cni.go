@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -20,21 +19,15 @@ var errNoCNI = errors.New("cni plugin not initialized")
 
 // loadCNI reads the configuration that is there now; of several, the first by name counts.
 // It is read each time, so that a configuration works as soon as it is written.
+// Left out: single-plugin files (.conf, .json), which CNI has given up.
 func (s *Service) loadCNI() (*libcni.NetworkConfigList, error) {
-	files, err := libcni.ConfFiles(s.cfg.CNIConfDir, []string{".conf", ".conflist", ".json"})
+	files, err := libcni.ConfFiles(s.cfg.CNIConfDir, []string{".conflist"})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoCNI, err)
 	}
 	slices.Sort(files)
 	for _, file := range files {
-		var list *libcni.NetworkConfigList
-		if filepath.Ext(file) == ".conflist" {
-			list, err = libcni.NetworkConfFromFile(file)
-		} else if conf, err2 := libcni.ConfFromFile(file); err2 != nil {
-			err = err2
-		} else {
-			list, err = libcni.ConfListFromConf(conf)
-		}
+		list, err := libcni.NetworkConfFromFile(file)
 		if err == nil && len(list.Plugins) > 0 {
 			return list, nil
 		}
