@@ -59,8 +59,8 @@ func (e *Escalation) Validate(ctx context.Context, a *admission.Attributes) erro
 		}
 		err = e.checkBinding(ctx, a, obj.RoleRef)
 	}
-	if err == nil {
-		return nil
+	if err == nil || apierrors.IsNotFound(err) {
+		return err // NotFound: a binding to a role that is not there
 	}
 	return apierrors.NewForbidden(a.Kind.GR(), a.Name, err)
 }

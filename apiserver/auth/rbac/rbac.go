@@ -2,15 +2,17 @@ package rbac
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strings"
 
 	"orrery/apiserver/auth"
 	"orrery/apiserver/objects"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 )
 
 var (
@@ -99,7 +101,7 @@ func (r *Authorizer) visit(ctx context.Context, user *auth.UserInfo, namespace s
 		missing = append(missing, err)
 	}
 	if namespace == "" {
-		return errors.Join(missing...)
+		return utilerrors.NewAggregate(missing)
 	}
 	if list, err = r.Objects.List(ctx, roleBindings, namespace, nil); err != nil {
 		return err
@@ -116,12 +118,16 @@ func (r *Authorizer) visit(ctx context.Context, user *auth.UserInfo, namespace s
 		}
 		missing = append(missing, err)
 	}
-	return errors.Join(missing...)
+	return utilerrors.NewAggregate(missing)
 }
 
 // visitRole calls f with the rules of one role; more is false when f has had enough.
 func (r *Authorizer) visitRole(ctx context.Context, g *grant, f func(*grant, *rbacv1.PolicyRule) bool) (more bool, err error) {
 	rules, err := r.rulesOf(ctx, g.role, g.namespace)
+	if apierrors.IsNotFound(err) {
+		// Upstream's caches name the resource in the singular here.
+		err = apierrors.NewNotFound(schema.GroupResource{Group: rbacv1.GroupName, Resource: strings.ToLower(g.role.Kind)}, g.role.Name)
+	}
 	if err != nil {
 		return true, err
 	}
