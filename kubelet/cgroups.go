@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -138,6 +139,9 @@ func (g *cgroups) make(dir string) error {
 	unified := g.unified()
 	for _, c := range g.controllers() {
 		path := c
+		if unix.Access(c, unix.W_OK) != nil {
+			continue // a node in a container may have some of them for reading only
+		}
 		for _, part := range strings.Split(strings.Trim(dir, "/"), "/") {
 			if unified {
 				g.delegate(path)
