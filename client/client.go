@@ -154,10 +154,13 @@ func (c *Client) Stream(ctx context.Context, path string, query url.Values) (io.
 // encode makes the wire form of an object: protobuf for kinds that have it,
 // JSON for the rest.
 func encode(obj runtime.Object) (contentType string, body []byte, err error) {
-	gvks, _, err := scheme.Scheme.ObjectKinds(obj)
-	if err != nil { // unstructured
+	if _, ok := obj.(runtime.Unstructured); ok {
 		body, err = runtime.Encode(unstructuredCodec, obj)
 		return mediaJSON, body, err
+	}
+	gvks, _, err := scheme.Scheme.ObjectKinds(obj)
+	if err != nil {
+		return "", nil, err
 	}
 	info, _ := runtime.SerializerInfoForMediaType(scheme.Codecs.SupportedMediaTypes(), mediaProtobuf)
 	body, err = runtime.Encode(scheme.Codecs.EncoderForVersion(info.Serializer, gvks[0].GroupVersion()), obj)

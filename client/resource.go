@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -51,7 +50,8 @@ type Resource[T Object] struct {
 	c          *Client
 	gvr        schema.GroupVersionResource
 	namespaced bool
-	accept     string
+	accept     string // of one object, and of watches
+	acceptList string // of lists; "" is the same
 	newT       func() T
 	newList    func() runtime.Object
 }
@@ -98,10 +98,12 @@ func Dynamic(c *Client, gvr schema.GroupVersionResource, namespaced bool) *Resou
 //
 // Upstream: k8s.io/client-go/metadata.
 func Metadata(c *Client, gvr schema.GroupVersionResource, namespaced bool) *Resource[*metav1.PartialObjectMetadata] {
-	const as = ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+	as := func(kind string) string {
+		return mediaJSON + ";as=" + kind + ";g=meta.k8s.io;v=v1," + mediaJSON
+	}
 	return &Resource[*metav1.PartialObjectMetadata]{
 		c: c, gvr: gvr, namespaced: namespaced,
-		accept:  mediaJSON + as + "," + mediaJSON + strings.Replace(as, "Metadata", "MetadataList", 1) + "," + mediaJSON,
+		accept: as("PartialObjectMetadata"), acceptList: as("PartialObjectMetadataList"),
 		newT:    func() *metav1.PartialObjectMetadata { return &metav1.PartialObjectMetadata{} },
 		newList: func() runtime.Object { return &metav1.PartialObjectMetadataList{} },
 	}
@@ -146,7 +148,11 @@ type List[T Object] struct {
 // List reads a collection.
 func (r *Resource[T]) List(ctx context.Context, namespace string, opts metav1.ListOptions) (List[T], error) {
 	var l List[T]
-	resp, err := r.c.do(ctx, request{method: http.MethodGet, path: r.path(namespace, ""), query: listQuery(opts), accept: r.accept})
+	accept := r.acceptList
+	if accept == "" {
+		accept = r.accept
+	}
+	resp, err := r.c.do(ctx, request{method: http.MethodGet, path: r.path(namespace, ""), query: listQuery(opts), accept: accept})
 	if err != nil {
 		return l, err
 	}
