@@ -139,7 +139,9 @@ func (r *Resource) mark(obj runtime.Object, m metav1.Object, options *metav1.Del
 	}
 	at := metav1.NewTime(now.Add(time.Duration(grace) * time.Second))
 	m.SetDeletionTimestamp(&at)
-	m.SetDeletionGracePeriodSeconds(&grace)
+	if r.Kind.Held == nil { // a Namespace has finalizers of its own instead
+		m.SetDeletionGracePeriodSeconds(&grace)
+	}
 	if m.GetGeneration() > 0 {
 		m.SetGeneration(m.GetGeneration() + 1)
 	}
