@@ -72,11 +72,6 @@ func secretCells(s *corev1.Secret) []any {
 // ageCells serve the kinds of which nothing but name and age is shown.
 func ageCells(o metav1.Object) []any { return []any{o.GetName(), age(o.GetCreationTimestamp())} }
 
-// createdCells serve the kinds that nobody wrote a printer for.
-func createdCells(o metav1.Object) []any {
-	return []any{o.GetName(), o.GetCreationTimestamp().UTC().Format(time.RFC3339)}
-}
-
 // eventCells prints an event, whichever of the two event APIs its writer used.
 //
 // Upstream: pkg/printers/internalversion/printers.go, printEvent.

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -122,10 +121,6 @@ func cronJobCells(cj *batchv1.CronJob) []any {
 func podTemplateCells(t *corev1.PodTemplate) []any {
 	names, images := templateCells(&t.Template.Spec)
 	return []any{t.Name, names, images, labels.FormatLabels(t.Template.Labels)}
-}
-
-func scaleCells(s *autoscalingv1.Scale) []any {
-	return []any{s.Name, int64(s.Spec.Replicas), int64(s.Status.Replicas), age(s.CreationTimestamp)}
 }
 
 func pdbCells(p *policyv1.PodDisruptionBudget) []any {

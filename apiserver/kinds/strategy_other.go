@@ -46,7 +46,7 @@ var namespaceRule = rule[corev1.Namespace]{
 		"name":         func(ns *corev1.Namespace) string { return ns.Name },
 	},
 	More: func(k *Kind) {
-		prepareSub(k, "finalize", func(_ context.Context, ns, old *corev1.Namespace) { ns.Status = old.Status }, nil)
+		prepareSub(k, "finalize", func(_ context.Context, ns, old *corev1.Namespace) { ns.Status = old.Status }, nil, s("status"))
 		k.Held = func(o runtime.Object) bool { return len(as[corev1.Namespace](o).Spec.Finalizers) > 0 }
 		k.MarkDeleted = func(o runtime.Object) { as[corev1.Namespace](o).Status.Phase = corev1.NamespaceTerminating }
 	},

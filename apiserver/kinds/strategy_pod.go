@@ -34,9 +34,9 @@ var podRule = rule[corev1.Pod]{
 	},
 	More: func(k *Kind) {
 		k.GracePeriod = podGracePeriod
-		prepareSub(k, "status", preparePodStatus, nil)
-		prepareSub(k, "ephemeralcontainers", prepareEphemeralContainers, validateEphemeralContainers)
-		prepareSub(k, "resize", prepareResize, nil)
+		prepareSub(k, "status", preparePodStatus, nil, s("spec"), s("metadata", "deletionTimestamp"), s("metadata", "ownerReferences"))
+		prepareSub(k, "ephemeralcontainers", prepareEphemeralContainers, validateEphemeralContainers, s("status"))
+		prepareSub(k, "resize", prepareResize, nil, s("status"))
 	},
 }
 

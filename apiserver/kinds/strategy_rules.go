@@ -36,7 +36,9 @@ var rules = map[string]func(*Kind){
 		Columns: "Name, Desired:int, Current:int, Ready:int, Age, Containers*, Images*, Selector*", Cells: replicationControllerCells}),
 	"apps/Deployment": set(rule[appsv1.Deployment]{Default: defaultDeployment, Update: updateDeployment, Validate: validateDeployment, Change: validateDeploymentUpdate,
 		Columns: "Name, Ready, Up-to-date, Available, Age, Containers*, Images*, Selector*", Cells: deploymentCells,
-		More: func(k *Kind) { prepareSub(k, "status", prepareDeploymentStatus, nil) }}),
+		More: func(k *Kind) {
+			prepareSub(k, "status", prepareDeploymentStatus, nil, s("spec"), s("metadata", "labels"))
+		}}),
 	"apps/ReplicaSet": set(rule[appsv1.ReplicaSet]{Default: defaultReplicaSet, Validate: validateReplicaSet, Change: validateReplicaSetUpdate,
 		Fields: map[string]func(*appsv1.ReplicaSet) string{
 			"status.replicas": func(rs *appsv1.ReplicaSet) string { return strconv.Itoa(int(rs.Status.Replicas)) }},

@@ -12,7 +12,7 @@ import (
 // wire gives a row its funcs; it is called once for every row of a new table.
 func wire(k *Kind) {
 	if k.Hub != nil {
-		k.Columns, k.Cells = k.Hub.Columns, k.Hub.Cells // both show the same table
+		k.Columns, k.Cells, k.FieldLabels = k.Hub.Columns, k.Hub.Cells, k.Hub.FieldLabels // two views of one thing
 	}
 	if set, ok := rules[k.Group+"/"+k.Kind]; ok && k.Hub == nil {
 		set(k)
@@ -79,12 +79,13 @@ func set[T any](r rule[T]) func(*Kind) {
 // as tells the Go type of an object; the table guarantees that it is the right one.
 func as[T any](o runtime.Object) *T { return any(o).(*T) }
 
-// prepareSub replaces how a subresource of the row is prepared.
-func prepareSub[T any](k *Kind, name string, prepare func(_ context.Context, obj, old *T), validate func(obj, old *T) field.ErrorList) {
+// prepareSub says how a subresource of the row is prepared, and which fields cannot come to be owned through it; see Subresource.
+func prepareSub[T any](k *Kind, name string, prepare func(_ context.Context, obj, old *T), validate func(obj, old *T) field.ErrorList, reset ...[]string) {
 	s := k.Sub(name)
 	if s == nil {
 		return
 	}
+	s.Reset = reset
 	if prepare != nil {
 		s.PrepareForUpdate = func(ctx context.Context, o, old runtime.Object) { prepare(ctx, as[T](o), as[T](old)) }
 	}

@@ -79,11 +79,6 @@ func (c *checks) notNegativePtr(p *int32, at *field.Path) {
 	}
 }
 
-// inRange refuses a number outside of lo to hi.
-func (c *checks) inRange(value int64, lo, hi int, at *field.Path) {
-	c.texts(value, at, utilvalidation.IsInRange(int(value), lo, hi))
-}
-
 // port checks the number of a port.
 func (c *checks) port(port int32, at *field.Path) {
 	c.texts(port, at, utilvalidation.IsValidPortNum(int(port)))

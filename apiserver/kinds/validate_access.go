@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -75,7 +76,7 @@ func validateBinding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, kinds ...str
 	if ref.APIGroup != rbacv1.GroupName {
 		c.add(field.NotSupported(at.Child("apiGroup"), ref.APIGroup, []string{rbacv1.GroupName}))
 	}
-	if !contains(kinds, ref.Kind) {
+	if !slices.Contains(kinds, ref.Kind) {
 		c.add(field.NotSupported(at.Child("kind"), ref.Kind, kinds))
 	}
 	if c.required(ref.Name, at.Child("name"), "") {
@@ -100,15 +101,6 @@ func validateBinding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, kinds ...str
 		}
 	}
 	return c.errs
-}
-
-func contains(list []string, s string) bool {
-	for _, have := range list {
-		if have == s {
-			return true
-		}
-	}
-	return false
 }
 
 func validateRoleBindingUpdate(b, old *rbacv1.RoleBinding) field.ErrorList {
