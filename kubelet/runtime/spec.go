@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -57,7 +58,7 @@ func (s *Service) containerSpec(ctx context.Context, id string, sandbox *record,
 		withOOMScore(config.GetLinux().GetResources().GetOomScoreAdj()),
 	}
 	opts = append(opts, namespaces...)
-	if dir := cmpOr(config.WorkingDir, imageSpec.Config.WorkingDir); dir != "" {
+	if dir := cmp.Or(config.WorkingDir, imageSpec.Config.WorkingDir); dir != "" {
 		opts = append(opts, oci.WithProcessCwd(dir))
 	}
 	if config.Tty {
@@ -70,13 +71,6 @@ func (s *Service) containerSpec(ctx context.Context, id string, sandbox *record,
 	opts = append(opts, oci.WithEnv(env))
 	opts = append(opts, userOpts(security, imageSpec.Config.User)...)
 	return append(opts, s.securityOpts(security, config.Devices)...), nil
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // processArgs merges the pod's command and args with the image's entrypoint and cmd:
@@ -255,7 +249,7 @@ func userOpts(security *cri.LinuxContainerSecurityContext, imageUser string) []o
 		opts = append(opts, oci.WithUser("0:"+group))
 	}
 	if security.GetSupplementalGroupsPolicy() == cri.SupplementalGroupsPolicy_Merge {
-		opts = append(opts, oci.WithAdditionalGIDs(cmpOr(base, "0")))
+		opts = append(opts, oci.WithAdditionalGIDs(cmp.Or(base, "0")))
 	}
 	var groups []string
 	for _, g := range security.GetSupplementalGroups() {
