@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"orrery/apiserver/audit"
 	"orrery/apiserver/auth"
 	"orrery/apiserver/health"
 	"orrery/apiserver/rest"
@@ -26,6 +27,7 @@ func (s *Server) chain(routes http.Handler) http.Handler {
 		s.describes,
 		s.metrics.Wrap,
 		s.authenticates,
+		s.audit.Wrap,
 		health.NewInFlight(s.config.MaxRequestsInFlight, s.config.MaxMutatingInFlight, s.metrics).Wrap,
 		s.impersonates,
 		s.authorizes,
@@ -88,6 +90,9 @@ func (s *Server) impersonates(next http.Handler) http.Handler {
 			rest.WriteError(w, r, err)
 			return
 		}
+		if user != auth.UserFrom(r.Context()) {
+			audit.Impersonated(r.Context(), user)
+		}
 		next.ServeHTTP(w, r.WithContext(auth.WithUser(r.Context(), user)))
 	})
 }
@@ -101,13 +106,16 @@ func (s *Server) authorizes(next http.Handler) http.Handler {
 			a.Verb = "create" // a WebSocket begins with GET, but it is no reading
 		}
 		decision, reason, err := s.authorizer.Authorize(r.Context(), auth.WithSelectors(a, r.URL.Query()))
+		audit.Annotate(r.Context(), "authorization.k8s.io/reason", reason)
 		if decision != auth.Allow {
+			audit.Annotate(r.Context(), "authorization.k8s.io/decision", "forbid")
 			if err != nil {
 				s.config.Log.Warn("authorizer failed", "path", a.Path, "err", err)
 			}
 			rest.WriteError(w, r, auth.Forbidden(&a, reason))
 			return
 		}
+		audit.Annotate(r.Context(), "authorization.k8s.io/decision", "allow")
 		next.ServeHTTP(w, r.WithContext(auth.WithAttributes(r.Context(), &a)))
 	})
 }

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -34,6 +35,9 @@ type Config struct {
 	KubeletAddressTypes      []string   // --kubelet-preferred-address-types
 	// KubeletDial connects to kubelets and pods; nil is an ordinary dialer. For tests.
 	KubeletDial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// AuditLog gets a line for every request: --audit-log-path. nil is no audit log.
+	AuditLog io.Writer
 
 	// AllowAll makes everybody a member of system:masters: for tests of other parts.
 	AllowAll       bool

@@ -18,6 +18,7 @@ import (
 
 	"orrery/apiserver/admission"
 	"orrery/apiserver/alloc"
+	"orrery/apiserver/audit"
 	"orrery/apiserver/auth"
 	"orrery/apiserver/auth/rbac"
 	"orrery/apiserver/bootstrap"
@@ -53,6 +54,7 @@ type Server struct {
 	bootstrap     *bootstrap.Bootstrap
 	streams       *stream.Streams
 	metrics       *health.Metrics
+	audit         *audit.Log
 	stopping      health.Shutdown
 }
 
@@ -70,7 +72,7 @@ func New(config Config) (*Server, error) {
 	metrics := health.NewMetrics()
 	config.Store = metrics.Store(config.Store)
 	defaultTimes(&config.Times)
-	s := &Server{config: config, table: kinds.NewTable(), metrics: metrics, clientCAs: x509.NewCertPool(),
+	s := &Server{config: config, table: kinds.NewTable(), metrics: metrics, audit: &audit.Log{Out: config.AuditLog}, clientCAs: x509.NewCertPool(),
 		hooks: rest.Hooks{Connect: map[string]rest.Connecter{}, Create: map[string]rest.Creater{}}}
 	if events := s.table.Stored(schema.GroupResource{Resource: "events"}); events != nil {
 		events.TTL = config.Times.EventTTL

@@ -72,9 +72,9 @@ func (m *Metrics) Wrap(next http.Handler) http.Handler {
 			defer open.Dec()
 		}
 		begin := time.Now()
-		recorder := &statusRecorder{ResponseWriter: w}
+		recorder := &StatusRecorder{ResponseWriter: w}
 		defer func() {
-			m.requests.WithLabelValues(append([]string{strconv.Itoa(recorder.code())}, labels...)...).Inc()
+			m.requests.WithLabelValues(append([]string{strconv.Itoa(recorder.Code())}, labels...)...).Inc()
 			if !LongRunning(a) {
 				m.durations.WithLabelValues(labels...).Observe(time.Since(begin).Seconds())
 			}
@@ -105,27 +105,28 @@ func labelsOf(a *auth.Attributes, r *http.Request) []string {
 	return []string{verb, r.URL.Query().Get("dryRun"), a.APIGroup, a.APIVersion, resource, a.Subresource, scope, "apiserver"}
 }
 
-// statusRecorder remembers the status code. Flush and Hijack reach the real writer by Unwrap.
-type statusRecorder struct {
+// StatusRecorder remembers the status code of an answer. Flush and Hijack reach the real writer by Unwrap.
+type StatusRecorder struct {
 	http.ResponseWriter
 	status int
 }
 
 // Unwrap lets http.ResponseController find the real writer.
-func (s *statusRecorder) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+func (s *StatusRecorder) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 // Flush implements http.Flusher for code that asks for it directly.
-func (s *statusRecorder) Flush() { _ = http.NewResponseController(s.ResponseWriter).Flush() }
+func (s *StatusRecorder) Flush() { _ = http.NewResponseController(s.ResponseWriter).Flush() }
 
 // WriteHeader implements http.ResponseWriter.
-func (s *statusRecorder) WriteHeader(code int) {
+func (s *StatusRecorder) WriteHeader(code int) {
 	if s.status == 0 {
 		s.status = code
 	}
 	s.ResponseWriter.WriteHeader(code)
 }
 
-func (s *statusRecorder) code() int {
+// Code is the status that was sent; 200 when nothing was said.
+func (s *StatusRecorder) Code() int {
 	if s.status == 0 {
 		return http.StatusOK
 	}

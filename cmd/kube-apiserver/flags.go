@@ -23,6 +23,7 @@ type options struct {
 	advertise   string
 	serviceCIDR string
 	nodePorts   string
+	auditLog    string
 	verbosity   int
 
 	etcd struct {
@@ -72,6 +73,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&c.AuthorizationModes, "authorization-mode", []string{"AlwaysAllow"}, "authorizers to ask in order: Node, RBAC, AlwaysAllow, AlwaysDeny")
 	f.StringSliceVar(&c.EnableAdmission, "enable-admission-plugins", nil, "admission plugins to add to the default ones")
 	f.StringSliceVar(&c.DisableAdmission, "disable-admission-plugins", nil, "admission plugins to leave out")
+	f.StringVar(&o.auditLog, "audit-log-path", "", "file that gets a line for every request, at level Metadata; - is standard output")
 	o.authenticationFlags(f)
 	o.storeFlags(f)
 	f.IntVarP(&o.verbosity, "v", "v", 0, "log verbosity; 4 and more shows debug lines")
@@ -80,6 +82,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.String("proxy-client-cert-file", "", "certificate towards aggregated API servers")
 	f.String("proxy-client-key-file", "", "its private key")
 	f.String("feature-gates", "", "accepted and ignored")
+	f.String("audit-policy-file", "", "accepted and ignored: all requests are logged at level Metadata")
 	f.Bool("profiling", false, "accepted and ignored")
 }
 
@@ -144,6 +147,15 @@ func (o *options) complete() error {
 	}
 	if (o.etcd.dataDir == "") == (len(o.etcd.external.Servers) == 0) {
 		return errors.New("either --data-dir (etcd inside) or --etcd-servers (etcd elsewhere) is needed")
+	}
+	switch o.auditLog {
+	case "":
+	case "-":
+		c.AuditLog = os.Stdout
+	default:
+		if c.AuditLog, err = os.OpenFile(o.auditLog, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+			return fmt.Errorf("--audit-log-path: %w", err)
+		}
 	}
 	if o.advertise == "" {
 		o.advertise = o.config.BindAddress

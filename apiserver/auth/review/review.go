@@ -71,7 +71,7 @@ func (r *Reviews) token(ctx context.Context, _ *auth.Attributes, body runtime.Ob
 		review.Status.Error = err.Error()
 	}
 	if ok {
-		review.Status.User = userInfo(user)
+		review.Status.User = user.API()
 		review.Status.Audiences = audiences
 	}
 	return review, nil
@@ -93,20 +93,8 @@ func (w withAudiences) AuthenticateToken(ctx context.Context, token string, _ []
 // Upstream: pkg/registry/authentication/selfsubjectreview/rest.go, REST.Create.
 func (r *Reviews) self(ctx context.Context, _ *auth.Attributes, body runtime.Object) (runtime.Object, error) {
 	review := body.(*authenticationv1.SelfSubjectReview).DeepCopy()
-	review.Status.UserInfo = userInfo(auth.UserFrom(ctx))
+	review.Status.UserInfo = auth.UserFrom(ctx).API()
 	return review, nil
-}
-
-// userInfo is a user in the form of the API.
-func userInfo(user *auth.UserInfo) authenticationv1.UserInfo {
-	out := authenticationv1.UserInfo{Username: user.Name, UID: user.UID, Groups: user.Groups}
-	for key, values := range user.Extra {
-		if out.Extra == nil {
-			out.Extra = map[string]authenticationv1.ExtraValue{}
-		}
-		out.Extra[key] = values
-	}
-	return out
 }
 
 // subjectAccess asks for another user, as a kubelet does for its own clients.
