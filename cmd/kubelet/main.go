@@ -133,7 +133,8 @@ func run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	socket := strings.TrimPrefix(cfg.Settings.ContainerRuntimeEndpoint, "unix://")
 	if socket == ownSocket {
-		service, err := runtime.New(runtime.Config{Address: f.containerd, Socket: socket, SandboxImage: f.pause})
+		service, err := runtime.New(runtime.Config{Address: f.containerd, Socket: socket, SandboxImage: f.pause,
+			SystemdCgroup: cfg.Settings.CgroupDriver == "systemd"})
 		if err != nil {
 			return err
 		}
