@@ -36,7 +36,7 @@ var podRule = rule[corev1.Pod]{
 		k.GracePeriod = podGracePeriod
 		prepareSub(k, "status", preparePodStatus, nil, s("spec"), s("metadata", "deletionTimestamp"), s("metadata", "ownerReferences"))
 		prepareSub(k, "ephemeralcontainers", prepareEphemeralContainers, validateEphemeralContainers, s("status"))
-		prepareSub(k, "resize", prepareResize, nil, s("status"))
+		prepareSub(k, "resize", prepareResize, validateResize, s("status"))
 	},
 }
 
@@ -163,6 +163,17 @@ func prepareResize(_ context.Context, pod, old *corev1.Pod) {
 	resize(pod.Spec.Containers, wanted.Containers)
 	resize(pod.Spec.InitContainers, wanted.InitContainers)
 	pod.Spec.Resources = wanted.Resources
+}
+
+// validateResize: how a pod fares when memory is short was promised when it was made.
+//
+// Upstream: pkg/apis/core/validation/validation.go, ValidatePodResize.
+func validateResize(pod, old *corev1.Pod) field.ErrorList {
+	errs := validatePod(pod)
+	if now := qosClass(&pod.Spec); now != qosClass(&old.Spec) {
+		errs = append(errs, field.Invalid(specPath, now, "Pod QOS Class may not change as a result of resizing"))
+	}
+	return errs
 }
 
 // keepPod takes everything from old but what the write machinery keeps in metadata.
