@@ -87,8 +87,11 @@ func (m *statusManager) differs(pod *corev1.Pod) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.byUID[pod.UID]
-	if r == nil || isStatic(pod) {
-		return r != nil && pod.DeletionTimestamp != nil
+	if isStatic(pod) {
+		pod = m.pods.mirror(pod)
+	}
+	if r == nil || pod == nil {
+		return false
 	}
 	if r.finished && pod.DeletionTimestamp != nil {
 		return true
@@ -148,6 +151,9 @@ func (m *statusManager) sync(ctx context.Context, uid types.UID) error {
 	m.mu.Unlock()
 	if r.pod == nil {
 		return nil
+	}
+	if isStatic(r.pod) && m.pods.mirror(r.pod) == nil {
+		return nil // its coming will have us called again
 	}
 	pods := client.For[*corev1.Pod](m.api)
 	now, err := pods.Get(ctx, r.pod.Namespace, r.pod.Name)

@@ -34,9 +34,11 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *corev1.Pod) (done
 	if isTerminal(st.Phase) {
 		return true, nil
 	}
-	if isStatic(pod) {
-		if err := k.syncMirror(ctx, pod); err != nil {
-			k.log.Info("Mirror pod is not in sync", "pod", podName(pod), "err", err)
+	var mirrorErr error
+	if isStatic(pod) { // a pod must run whether or not it can be shown
+		if mirrorErr = k.syncMirror(ctx, pod); mirrorErr != nil {
+			k.log.Info("Mirror pod is not in sync", "pod", podName(pod), "err", mirrorErr)
+			mirrorErr = transientError{mirrorErr}
 		}
 	}
 	if err := k.runtimeState.networkError(); err != nil && !pod.Spec.HostNetwork {
@@ -60,6 +62,9 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *corev1.Pod) (done
 	did, err := k.act(ctx, pod, state, volumes)
 	if did && err == nil {
 		w.poke() // the world has changed by our own hand: note it at once
+	}
+	if err == nil {
+		err = mirrorErr
 	}
 	return false, err
 }
