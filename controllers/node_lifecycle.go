@@ -57,7 +57,7 @@ const (
 )
 
 func startNodeLifecycle(e *env) (func(context.Context) error, error) {
-	leases := client.NewInformer(client.For[*coordinationv1.Lease](e.client), nodeLeaseNamespace, metav1.ListOptions{})
+	leases := client.NewInformer(client.For[*coordinationv1.Lease](e.informers.Client()), nodeLeaseNamespace, metav1.ListOptions{})
 	e.needs, e.own = append(e.needs, leases.Synced()), append(e.own, leases.Run)
 	c := &nodeLifecycle{
 		cfg: e.cfg, nodes: watching[*corev1.Node](e), leases: leases, pods: watching[*corev1.Pod](e),
