@@ -172,8 +172,11 @@ func (r *Resource) listStore(ctx context.Context, o ListOptions) (Listing, error
 	out := Listing{}
 	for {
 		l, err := r.registry.store.List(ctx, prefix, so)
+		if errors.Is(err, store.ErrFuture) {
+			err = errTooFarAhead
+		}
 		if err != nil {
-			return Listing{}, r.storeError(err, "")
+			return Listing{}, r.readError(ctx, err, o.Revision)
 		}
 		out.Revision, so.Revision = l.Revision, l.Revision
 		for _, e := range l.Entries {

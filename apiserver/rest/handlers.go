@@ -59,7 +59,10 @@ func (h *Handlers) begin(r *http.Request, verb string) (*request, error) {
 		a = ParseRequest(r)
 	}
 	k := h.Table.Lookup(a.APIGroup, a.APIVersion, a.Resource)
-	if k == nil {
+	switch {
+	case k == nil && !h.Table.HasVersion(schema.GroupVersion{Group: a.APIGroup, Version: a.APIVersion}):
+		return nil, errNoVersion
+	case k == nil:
 		return nil, notFound()
 	}
 	q := &request{Attributes: a, kind: k}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"strings"
 
 	"orrery/apiserver/warning"
 
@@ -178,7 +179,8 @@ func (p *patch) onJSON(before []byte) ([]byte, error) {
 	}
 	var operations []map[string]any
 	if err := json.Unmarshal(p.body, &operations); err != nil {
-		return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
+		// The text names the type that upstream unmarshals into.
+		return nil, apierrors.NewBadRequest("error decoding patch: " + strings.Replace(err.Error(), "[]map[string]interface {}", "[]handlers.jsonPatchOp", 1))
 	}
 	if len(operations) > maxPatchOperations {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(operations)))

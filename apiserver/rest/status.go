@@ -39,6 +39,10 @@ func ToStatus(err error) *metav1.Status {
 
 // WriteError answers a request with an error, as a Status in the form that the client accepts.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, errNoVersion) {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
 	s := ToStatus(err)
 	if d := s.Details; d != nil && d.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(d.RetryAfterSeconds)))
@@ -50,6 +54,10 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	f.as = ""
 	write(w, r, f, int(s.Code), s)
 }
+
+// errNoVersion is for paths in groups and versions that are not served at all;
+// it is plain text, as from a server that knows no API.
+var errNoVersion = errors.New("404 page not found")
 
 // notFound is the answer for paths that lead nowhere inside a known version.
 func notFound() error {

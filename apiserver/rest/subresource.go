@@ -21,6 +21,10 @@ func (h *Handlers) Subresource(w http.ResponseWriter, r *http.Request) {
 		WriteError(w, r, err)
 		return
 	}
+	if q.Name == "" { // a collection, by a method that it does not have
+		WriteError(w, r, notAllowed())
+		return
+	}
 	sub := q.kind.Sub(q.Subresource)
 	if sub == nil {
 		WriteError(w, r, notFound())

@@ -62,7 +62,8 @@ func Embed(c EmbedConfig) (*Store, error) {
 func (c EmbedConfig) config() (*embed.Config, error) {
 	cfg := embed.NewConfig()
 	cfg.Dir, cfg.Name = c.DataDir, c.Name
-	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
+	// Below fatal it also complains of its own shutdown.
+	cfg.LogLevel, cfg.LogOutputs = "fatal", []string{"stderr"}
 	// One member has no peers: it advertises an address on which nobody listens.
 	cfg.ListenPeerUrls = nil
 	cfg.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "localhost:2380"}}
