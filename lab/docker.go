@@ -143,15 +143,19 @@ type CommandError struct {
 	Stdout, Stderr string
 }
 
-// Error is the last line that was not empty.
+// Error is the last line that begins with "error", as kubeadm's and kubectl's do, or else the last of all.
 func (e *CommandError) Error() string {
-	for _, text := range []string{e.Stderr, e.Stdout} {
-		lines := strings.Split(strings.TrimSpace(text), "\n")
-		if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
-			return strings.TrimPrefix(last, "Error response from daemon: ")
+	last := ""
+	for line := range strings.Lines(e.Stdout + "\n" + e.Stderr) {
+		line = strings.TrimPrefix(strings.TrimSpace(line), "Error response from daemon: ")
+		if line != "" && (!strings.HasPrefix(last, "error") || strings.HasPrefix(line, "error")) {
+			last = line
 		}
 	}
-	return fmt.Sprintf("exit code %d", e.Code)
+	if last == "" {
+		return fmt.Sprintf("exit code %d", e.Code)
+	}
+	return last
 }
 
 // Tail is the last lines of all that the command said, indented.
