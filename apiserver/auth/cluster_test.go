@@ -3,6 +3,7 @@ package auth_test
 import (
 	"log/slog"
 	"testing"
+	"testing/synctest"
 
 	"orrery/apiserver/kinds"
 	"orrery/apiserver/registry"
@@ -48,4 +49,5 @@ func (c *cluster) remove(resource, namespace, name string) {
 	if _, err := c.store.Delete(c.t.Context(), key, 0); err != nil {
 		c.t.Fatal(err)
 	}
+	synctest.Wait() // until the cache has seen it
 }

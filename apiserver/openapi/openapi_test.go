@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"orrery/apiserver/kinds"
@@ -18,6 +19,9 @@ import (
 	openapiv2 "github.com/google/gnostic-models/openapiv2"
 	"google.golang.org/protobuf/proto"
 )
+
+// handler is shared by the tests: building the documents takes time.
+var handler = sync.OnceValue(func() *openapi.Handler { return openapi.New(kinds.NewTable(), "1.36") })
 
 func get(t *testing.T, h *openapi.Handler, path string, headers ...string) *httptest.ResponseRecorder {
 	t.Helper()
@@ -134,7 +138,7 @@ func TestOperationsAreThoseOfARealServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := describe(t, openapi.New(kinds.NewTable(), "1.36"))
+	ours := describe(t, handler())
 	want := map[string]bool{}
 	for line := range strings.Lines(string(recorded)) {
 		line = strings.TrimSpace(line)
@@ -155,7 +159,7 @@ func TestOperationsAreThoseOfARealServer(t *testing.T) {
 
 // What kubectl looks for before it creates, applies, and explains.
 func TestKubectlFindsWhatItNeeds(t *testing.T) {
-	h := openapi.New(kinds.NewTable(), "1.36")
+	h := handler()
 	doc := load(t, h, index(t, h)["apis/apps/v1"])
 	deployment := doc.Components.Schemas["io.k8s.api.apps.v1.Deployment"]
 	if want := (map[string]string{"group": "apps", "version": "v1", "kind": "Deployment"}); len(deployment.GVKs) != 1 || !maps.Equal(deployment.GVKs[0], want) {
@@ -178,7 +182,7 @@ func TestKubectlFindsWhatItNeeds(t *testing.T) {
 }
 
 func TestEveryReferenceLeadsSomewhere(t *testing.T) {
-	h := openapi.New(kinds.NewTable(), "1.36")
+	h := handler()
 	for key, url := range index(t, h) {
 		body := get(t, h, url).Body.String()
 		doc := load(t, h, url)
@@ -192,7 +196,7 @@ func TestEveryReferenceLeadsSomewhere(t *testing.T) {
 }
 
 func TestHashesMakeDocumentsCacheable(t *testing.T) {
-	h := openapi.New(kinds.NewTable(), "1.36")
+	h := handler()
 	url := index(t, h)["apis/apps/v1"]
 	w := get(t, h, url)
 	if got := w.Header().Get("Cache-Control"); got != "public, immutable" {
@@ -211,7 +215,7 @@ func TestHashesMakeDocumentsCacheable(t *testing.T) {
 }
 
 func TestDocumentsComeCompressed(t *testing.T) {
-	h := openapi.New(kinds.NewTable(), "1.36")
+	h := handler()
 	plain := get(t, h, "/openapi/v3/api/v1").Body.Bytes()
 	w := get(t, h, "/openapi/v3/api/v1", "Accept-Encoding", "gzip")
 	r, err := gzip.NewReader(w.Body)
@@ -225,7 +229,7 @@ func TestDocumentsComeCompressed(t *testing.T) {
 }
 
 func TestVersionTwoForOldClients(t *testing.T) {
-	h := openapi.New(kinds.NewTable(), "1.36")
+	h := handler()
 	w := get(t, h, "/openapi/v2", "Accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
 	if got := w.Header().Get("Content-Type"); got != "application/com.github.proto-openapi.spec.v2.v1.0+protobuf" {
 		t.Fatalf("Content-Type %q", got)
