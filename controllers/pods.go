@@ -363,6 +363,14 @@ func setPodCondition(ctx context.Context, pods *client.Resource[*corev1.Pod], p 
 	status := map[string]any{}
 	if c.Type != "" {
 		status["conditions"] = []corev1.PodCondition{c}
+		order := []map[string]any{} // a new one goes to the end
+		for _, have := range p.Status.Conditions {
+			order = append(order, map[string]any{"type": have.Type})
+		}
+		if old == nil {
+			order = append(order, map[string]any{"type": c.Type})
+		}
+		status["$setElementOrder/conditions"] = order
 	}
 	if phase != "" {
 		status["phase"] = phase
