@@ -40,7 +40,6 @@ type Handler struct {
 	changed <-chan struct{}
 	rows    map[string][]*kinds.Kind // by "apis/apps/v1"
 	docs    map[string]*document
-	built   time.Time
 }
 
 // document is one answer in its forms. The index has a document per group version, which are built once each.
@@ -48,6 +47,7 @@ type document struct {
 	json, gzipped []byte
 	proto         []byte // made when first asked for
 	etag          string // hash, without quotes
+	built         time.Time
 }
 
 // New returns the OpenAPI documents of table. version is major.minor, "1.36".
@@ -153,7 +153,7 @@ func (h *Handler) send(w http.ResponseWriter, r *http.Request, doc *document, ac
 		return
 	}
 	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Last-Modified", h.built.UTC().Format(http.TimeFormat))
+	w.Header().Set("Last-Modified", doc.built.UTC().Format(http.TimeFormat))
 	_, _ = w.Write(body) // a client that went away is not our error
 }
 
@@ -207,7 +207,7 @@ func (h *Handler) locked(key string, build func() ([]byte, error)) (*document, e
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	doc := &document{json: data, gzipped: packed.Bytes(), etag: fmt.Sprintf("%X", sha512.Sum512(data))}
+	doc := &document{json: data, gzipped: packed.Bytes(), etag: fmt.Sprintf("%X", sha512.Sum512(data)), built: time.Now()}
 	h.docs[key] = doc
 	return doc, nil
 }
@@ -222,7 +222,7 @@ func (h *Handler) refresh() {
 		}
 	}
 	h.changed = h.table.Changed()
-	h.docs, h.rows, h.built = map[string]*document{}, map[string][]*kinds.Kind{}, time.Now()
+	h.docs, h.rows = map[string]*document{}, map[string][]*kinds.Kind{}
 	for _, k := range h.table.All() {
 		key := keyOf(k.GV())
 		h.rows[key] = append(h.rows[key], k)
