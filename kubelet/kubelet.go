@@ -179,8 +179,10 @@ func (k *Kubelet) podsSynced() <-chan struct{} {
 
 // podChanged is told by the store. It also has a status written again that the
 // API shows otherwise: the node lifecycle controller may have spoken in our absence.
-func (k *Kubelet) podChanged(uid types.UID) {
-	k.workers.changed(uid)
+func (k *Kubelet) podChanged(uid types.UID, work bool) {
+	if work {
+		k.workers.changed(uid)
+	}
 	if pod := k.pods.get(uid); pod != nil && k.status.differs(pod) {
 		k.status.again(uid)
 	}

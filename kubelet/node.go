@@ -45,7 +45,7 @@ func (k *Kubelet) register(ctx context.Context) bool {
 
 func (k *Kubelet) tryRegister(ctx context.Context) error {
 	nodes := client.For[*corev1.Node](k.api)
-	wanted := k.initialNode(ctx)
+	wanted, events := k.initialNode(ctx)
 	node, err := nodes.Create(ctx, wanted)
 	if apierrors.IsAlreadyExists(err) {
 		if node, err = nodes.Get(ctx, "", k.cfg.NodeName); err == nil {
@@ -53,6 +53,7 @@ func (k *Kubelet) tryRegister(ctx context.Context) error {
 		}
 	} else if err == nil {
 		k.log.Info("Node registered", "node", k.cfg.NodeName)
+		k.nodeStatusEvents(events)
 	}
 	if err != nil {
 		k.log.Debug("Node not registered yet", "node", k.cfg.NodeName, "err", err)
@@ -80,10 +81,10 @@ func (k *Kubelet) adopt(ctx context.Context, node, wanted *corev1.Node) (*corev1
 	return client.For[*corev1.Node](k.api).Patch(ctx, "", node.Name, types.StrategicMergePatchType, body)
 }
 
-// initialNode is the Node as this kubelet makes it.
-func (k *Kubelet) initialNode(ctx context.Context) *corev1.Node {
+// initialNode is the Node as this kubelet makes it, and what is to be told of it.
+func (k *Kubelet) initialNode(ctx context.Context) (node *corev1.Node, events []string) {
 	arch, os := k.cfg.Machine.Info.Architecture, k.cfg.Machine.Info.OperatingSystem
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+	node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name:        k.cfg.NodeName,
 		Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
 		Labels: map[string]string{"kubernetes.io/hostname": k.cfg.NodeName, "kubernetes.io/os": os, "kubernetes.io/arch": arch,
@@ -92,8 +93,7 @@ func (k *Kubelet) initialNode(ctx context.Context) *corev1.Node {
 	maps.Copy(node.Labels, k.cfg.NodeLabels)
 	node.Spec.Taints = append(node.Spec.Taints, k.cfg.Settings.RegisterWithTaints...)
 	node.Spec.ProviderID = k.cfg.Settings.ProviderID
-	k.fillNodeStatus(ctx, node)
-	return node
+	return node, k.fillNodeStatus(ctx, node)
 }
 
 // ensureCSINode makes the object by which volume drivers would announce
@@ -173,10 +173,14 @@ func (k *Kubelet) updateNodeStatus(ctx context.Context, reported time.Time) (sen
 		return false, err
 	}
 	k.node.Store(stored)
-	for _, reason := range events {
-		k.nodeEvent(corev1.EventTypeNormal, reason, "Node %s status is now: %s", node.Name, reason)
-	}
+	k.nodeStatusEvents(events)
 	return true, nil
+}
+
+func (k *Kubelet) nodeStatusEvents(reasons []string) {
+	for _, reason := range reasons {
+		k.nodeEvent(corev1.EventTypeNormal, reason, "Node %s status is now: %s", k.cfg.NodeName, reason)
+	}
 }
 
 // statusChanged compares two statuses but for the times of heartbeats.
@@ -212,7 +216,7 @@ func (k *Kubelet) fillNodeStatus(ctx context.Context, node *corev1.Node) (events
 			if before := &st.Conditions[i]; before.Type == kind {
 				if before.Status == status {
 					c.LastTransitionTime = before.LastTransitionTime
-				} else if event != "" {
+				} else {
 					events = append(events, event)
 				}
 				*before = c
@@ -220,7 +224,7 @@ func (k *Kubelet) fillNodeStatus(ctx context.Context, node *corev1.Node) (events
 			}
 		}
 		st.Conditions = append(st.Conditions, c)
-		if event != "" {
+		if kind != corev1.NodeReady { // a new node is expected not to be ready yet
 			events = append(events, event)
 		}
 	}

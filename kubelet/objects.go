@@ -51,6 +51,9 @@ func read[T client.Object](ctx context.Context, o *objects, kind, namespace, nam
 	}
 	if _, answered := errors.AsType[*apierrors.StatusError](err); answered {
 		delete(o.known, key)
+		if apierrors.IsNotFound(err) { // in the words of upstream's own cache
+			err = apierrors.NewNotFound(corev1.Resource(kind), name)
+		}
 		return zero, err
 	}
 	if before, ok := o.known[key].(T); ok {

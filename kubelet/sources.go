@@ -1,9 +1,11 @@
 package kubelet
 
 import (
+	"maps"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -44,10 +46,11 @@ type podStore struct {
 	api     map[types.UID]*corev1.Pod
 	static  map[types.UID]*corev1.Pod
 	mirrors map[string]*corev1.Pod // by namespace/name
-	changed func(types.UID)        // called without mu held
+	// changed is called without mu held; of news is only the status when work is false.
+	changed func(uid types.UID, work bool)
 }
 
-func newPodStore(changed func(types.UID)) *podStore {
+func newPodStore(changed func(uid types.UID, work bool)) *podStore {
 	return &podStore{api: map[types.UID]*corev1.Pod{}, static: map[types.UID]*corev1.Pod{}, mirrors: map[string]*corev1.Pod{}, changed: changed}
 }
 
@@ -68,14 +71,41 @@ func (s *podStore) handler() client.Handler[*corev1.Pod] {
 func (s *podStore) set(pod *corev1.Pod) {
 	s.mu.Lock()
 	uid := pod.UID
+	var before *corev1.Pod
 	if isMirror(pod) {
+		before = s.mirrors[client.Key(pod)]
 		s.mirrors[client.Key(pod)] = pod
 		uid = s.staticNamed(client.Key(pod))
 	} else {
+		before = s.api[uid]
 		s.api[uid] = pod
 	}
 	s.mu.Unlock()
-	s.changed(uid)
+	s.changed(uid, before == nil || differ(before, pod))
+}
+
+// differ says whether there is work in a change of a pod. Its status is our own
+// doing and is none, unless it holds a readiness gate.
+//
+// Upstream: pkg/kubelet/config/config.go, podsDifferSemantically.
+func differ(a, b *corev1.Pod) bool {
+	for _, gate := range b.Spec.ReadinessGates {
+		was, is := condition(a, gate.ConditionType), condition(b, gate.ConditionType)
+		if was != is {
+			return true
+		}
+	}
+	return a.UID != b.UID || !equality.Semantic.DeepEqual(a.Spec, b.Spec) || !maps.Equal(a.Labels, b.Labels) || !maps.Equal(a.Annotations, b.Annotations) ||
+		!a.DeletionTimestamp.Equal(b.DeletionTimestamp) || !equality.Semantic.DeepEqual(a.DeletionGracePeriodSeconds, b.DeletionGracePeriodSeconds)
+}
+
+func condition(pod *corev1.Pod, t corev1.PodConditionType) corev1.ConditionStatus {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == t {
+			return c.Status
+		}
+	}
+	return ""
 }
 
 func (s *podStore) remove(pod *corev1.Pod) {
@@ -88,7 +118,7 @@ func (s *podStore) remove(pod *corev1.Pod) {
 		delete(s.api, uid)
 	}
 	s.mu.Unlock()
-	s.changed(uid)
+	s.changed(uid, true)
 }
 
 // staticNamed is the uid of the static pod of a key; the caller holds mu.
@@ -122,7 +152,7 @@ func (s *podStore) setStatic(pods []*corev1.Pod) {
 	s.static = now
 	s.mu.Unlock()
 	for _, uid := range changed {
-		s.changed(uid)
+		s.changed(uid, true)
 	}
 }
 
