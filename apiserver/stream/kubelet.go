@@ -190,6 +190,10 @@ func forward(w http.ResponseWriter, r *http.Request, location *url.URL, transpor
 			p.SetXForwarded()
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if isUpgrade(r) {
+				rest.WriteError(w, r, fmt.Errorf("error dialing backend: %w", err))
+				return
+			}
 			rest.WriteError(w, r, apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach service: %v", err)))
 		},
 		ErrorLog: quiet,

@@ -131,6 +131,10 @@ func start(t *testing.T) *front {
 	pod("web", "n1", "c")
 	pod("two", "n1", "c", "d")
 	pod("waiting", "", "c")
+	pod("lost", "n2", "c")
+	put("", "nodes", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}, Status: corev1.NodeStatus{
+		Addresses:       []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}},
+		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: 1}}}})
 	ready, name := true, "http"
 	put("", "services", &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: corev1.ServiceSpec{ClusterIP: "None", Ports: []corev1.ServicePort{{Name: name, Port: 80}}}})
 	put("", "services", &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "empty"}, Spec: corev1.ServiceSpec{ClusterIP: "None", Ports: []corev1.ServicePort{{Port: 80}}}})
@@ -192,8 +196,13 @@ func (f *front) get(path string) (int, string) {
 // executors are client-go's two ways to run a command, as kubectl uses them.
 func (f *front) executors(command string, tty bool) map[string]clientremote.Executor {
 	f.t.Helper()
+	return f.executorsIn("web", command, tty)
+}
+
+func (f *front) executorsIn(pod, command string, tty bool) map[string]clientremote.Executor {
+	f.t.Helper()
 	u := *f.url
-	u.Path = "/pods/web/exec"
+	u.Path = "/pods/" + pod + "/exec"
 	q := url.Values{"command": {command}, "container": {"c"}, "stdin": {"true"}, "stdout": {"true"}}
 	if tty {
 		q.Set("tty", "true")
@@ -234,6 +243,17 @@ func TestExecReportsTheExitCode(t *testing.T) {
 		if !errors.As(err, &exit) || exit.ExitStatus() != 7 || out.String() != "in c" || errOut.String() != "it broke" {
 			t.Errorf("%s: %v, %q, %q", protocol, err, out.String(), errOut.String())
 		}
+	}
+}
+
+func TestExecOnADeadNodeSaysWhatFailed(t *testing.T) {
+	f := start(t)
+	err := f.executorsIn("lost", "cat", false)["spdy"].StreamWithContext(t.Context(), clientremote.StreamOptions{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard})
+	if err == nil || !strings.Contains(err.Error(), "error dialing backend: dial tcp 127.0.0.1:1: connect: connection refused") {
+		t.Errorf("%v", err)
+	}
+	if code, body := f.get("/pods/lost/log"); code != 500 || !strings.Contains(body, `containerLogs/default/lost/c\": dial tcp 127.0.0.1:1: connect: connection refused`) {
+		t.Errorf("%d %s", code, body)
 	}
 }
 

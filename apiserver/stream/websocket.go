@@ -250,7 +250,7 @@ func (s *Streams) dialUpgrade(r *http.Request, location *url.URL, protocols []st
 	req.Header["X-Stream-Protocol-Version"] = protocols
 	resp, err := s.kubelet.RoundTrip(req)
 	if err != nil {
-		return nil, apierrors.NewInternalError(fmt.Errorf("error dialing backend: %w", err))
+		return nil, fmt.Errorf("error dialing backend: %w", err)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		defer resp.Body.Close()
