@@ -187,7 +187,7 @@ func TestPluginsAreInUpstreamsOrder(t *testing.T) {
 		names = append(names, p.Name())
 	}
 	want := "NamespaceLifecycle ServiceAccount NodeRestriction TaintNodesByCondition PodSecurity Priority DefaultTolerationSeconds DefaultStorageClass " +
-		"StorageObjectInUseProtection RuntimeClass CertificateApproval CertificateSigning CertificateSubjectRestriction DefaultIngressClass ResourceQuota"
+		"StorageObjectInUseProtection PersistentVolumeClaimResize RuntimeClass CertificateApproval CertificateSigning CertificateSubjectRestriction DefaultIngressClass ResourceQuota"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

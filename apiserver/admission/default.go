@@ -27,7 +27,7 @@ type Config struct {
 // New makes the chain of plugins that is on by default, in upstream's order. NodeRestriction is on when enabled by name, as kubeadm does.
 //
 // Upstream: pkg/kubeapiserver/options/plugins.go, AllOrderedPlugins and DefaultOffAdmissionPlugins.
-// Left out: PersistentVolumeClaimResize, PodTopologyLabels, ClusterTrustBundleAttest, NodeDeclaredFeatures, admission policies in CEL.
+// Left out: PodTopologyLabels, ClusterTrustBundleAttest, NodeDeclaredFeatures, admission policies in CEL.
 func New(c Config) (Chain, error) {
 	offByDefault := []string{"NodeRestriction"}
 	all := Chain{
@@ -41,6 +41,7 @@ func New(c Config) (Chain, error) {
 		defaultTolerationSeconds{},
 		defaultStorageClass{objects: c.Objects},
 		storageObjectInUseProtection{},
+		claimResize{objects: c.Objects},
 		runtimeClass{objects: c.Objects},
 		certificateApproval{authorizer: c.Authorizer},
 		certificateSigning{authorizer: c.Authorizer},
@@ -66,7 +67,7 @@ func New(c Config) (Chain, error) {
 
 // elsewhere are upstream's plugins that flags may name without effect here: webhooks are served by the server itself, the others are left out.
 var elsewhere = []string{"MutatingAdmissionWebhook", "ValidatingAdmissionWebhook", "MutatingAdmissionPolicy", "ValidatingAdmissionPolicy",
-	"PersistentVolumeClaimResize", "PodTopologyLabels", "ClusterTrustBundleAttest"}
+	"PodTopologyLabels", "ClusterTrustBundleAttest"}
 
 // forbidden is the 403 that a plugin answers with: pods "web" is forbidden: reason.
 //

@@ -58,10 +58,7 @@ var eventRule = rule[corev1.Event]{
 	Columns:  "Last Seen, Type, Reason, Object, Subobject*, Source*, Message, First Seen*, Count*, Name*",
 	Cells:    eventCells,
 	Fields:   eventFields(),
-	More: func(k *Kind) {
-		k.Columns[0].Format = ""
-		k.TTL = eventTTL
-	},
+	More:     func(k *Kind) { k.TTL = eventTTL },
 }
 
 // Upstream: cmd/kube-apiserver/app/options, --event-ttl.
