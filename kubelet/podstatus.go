@@ -63,6 +63,9 @@ func podStatus(in statusInput) corev1.PodStatus {
 		}
 		st.PodIPs = append(st.PodIPs, corev1.PodIP{IP: ip})
 	}
+	if in.state.sandbox() == nil && len(ips) == 0 { // a pod that has ended keeps the address it had
+		st.PodIP, st.PodIPs = in.old.PodIP, in.old.PodIPs
+	}
 	st.Phase = in.phase(&st)
 	if in.terminal {
 		finish(&st)
@@ -147,6 +150,9 @@ func (in *statusInput) fromRuns(st *corev1.ContainerStatus, runs []*container, b
 		st.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(now.started)}}
 	case cri.ContainerState_CONTAINER_EXITED:
 		st.State = in.terminated(now)
+		if before != nil && before.State.Terminated != nil && before.State.Terminated.ContainerID == st.ContainerID {
+			st.State = before.State // its last words may have been cleaned up since
+		}
 	case cri.ContainerState_CONTAINER_UNKNOWN:
 		st.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ContainerID: in.id(now), ExitCode: 137,
 			Reason: "ContainerStatusUnknown", Message: "The container could not be located when the pod was terminated"}}

@@ -111,7 +111,7 @@ func (k *Kubelet) createSandbox(ctx context.Context, pod *corev1.Pod, attempt ui
 // Upstream: pkg/kubelet/kuberuntime/kuberuntime_container.go, startContainer.
 func (k *Kubelet) startContainer(ctx context.Context, pod *corev1.Pod, c *corev1.Container, state *podState, sandboxID string, ips []string, volumes map[string]string) error {
 	before := state.find(c.Name)
-	if err := k.crashWait(pod, c, before); err != nil {
+	if err := k.crashWait(pod, c, state.lastExited(c.Name)); err != nil {
 		return err
 	}
 	fail := func(reason string, err error) error {
@@ -176,7 +176,7 @@ func (k *Kubelet) startContainer(ctx context.Context, pod *corev1.Pod, c *corev1
 //
 // Upstream: pkg/kubelet/kuberuntime/kuberuntime_manager.go, doBackOff.
 func (k *Kubelet) crashWait(pod *corev1.Pod, c *corev1.Container, before *container) error {
-	if !before.exited() {
+	if before == nil {
 		return nil
 	}
 	key := string(pod.UID) + "/" + c.Name + "/" + containerHash(c)

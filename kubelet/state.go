@@ -71,6 +71,16 @@ func (s *podState) find(name string) *container {
 	return nil
 }
 
+// lastExited is the newest run of a container that has ended, or nil.
+func (s *podState) lastExited(name string) *container {
+	for _, c := range s.containers {
+		if c.name == name && c.exited() {
+			return c
+		}
+	}
+	return nil
+}
+
 // sandbox is the newest sandbox if it is ready, else nil.
 func (s *podState) sandbox() *cri.PodSandboxStatus {
 	if len(s.sandboxes) > 0 && s.sandboxes[0].State == cri.PodSandboxState_SANDBOX_READY {

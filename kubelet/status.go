@@ -157,8 +157,8 @@ func (m *statusManager) sync(ctx context.Context, uid types.UID) error {
 	}
 	pods := client.For[*corev1.Pod](m.api)
 	now, err := pods.Get(ctx, r.pod.Namespace, r.pod.Name)
-	if apierrors.IsNotFound(err) {
-		return nil
+	if apierrors.IsNotFound(err) || err != nil && m.pods.get(uid) == nil {
+		return nil // gone; of a pod that is no longer ours we may not even ask
 	}
 	if err != nil {
 		return fmt.Errorf("reading pod: %w", err)

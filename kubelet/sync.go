@@ -168,7 +168,9 @@ func (k *Kubelet) syncTerminating(ctx context.Context, pod *corev1.Pod, grace ti
 		k.status.set(pod, k.makeStatus(pod, state, false), false)
 	}
 	k.probes.StopRestarting(pod.UID)
-	k.log.Info("Pod is being stopped", "pod", podName(pod), "grace", grace)
+	if state.anyRunning() {
+		k.log.Info("Pod is being stopped", "pod", podName(pod), "grace", grace)
+	}
 	if err := k.killPod(ctx, pod, state, &grace); err != nil {
 		return err
 	}
