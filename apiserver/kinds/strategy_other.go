@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"strconv"
-	"time"
 
 	"orrery/apiserver/auth"
 
@@ -52,17 +51,13 @@ var namespaceRule = rule[corev1.Namespace]{
 	},
 }
 
-// eventRule: events live for an hour, and are looked for by what they are about.
+// eventRule: events are looked for by what they are about. How long they live is a flag of the server.
 var eventRule = rule[corev1.Event]{
 	Validate: validateEvent,
 	Columns:  "Last Seen, Type, Reason, Object, Subobject*, Source*, Message, First Seen*, Count*, Name*",
 	Cells:    eventCells,
 	Fields:   eventFields(),
-	More:     func(k *Kind) { k.TTL = eventTTL },
 }
-
-// Upstream: cmd/kube-apiserver/app/options, --event-ttl.
-const eventTTL = time.Hour
 
 // eventFields serves both Event APIs: what one calls involvedObject the other calls regarding.
 //
