@@ -34,7 +34,6 @@ type Kubelet struct {
 	recorder *client.Recorder // nil likewise
 	apiPods  *client.Informer[*corev1.Pod]
 	services *client.Informer[*corev1.Service]
-	nodes    *client.Informer[*corev1.Node]
 	node     atomic.Pointer[corev1.Node] // ours as the API has it; nil until registered
 
 	pods         *podStore
@@ -98,13 +97,11 @@ func New(cfg Config) (*Kubelet, error) {
 	}
 	if k.api != nil {
 		here := metav1.ListOptions{FieldSelector: "spec.nodeName=" + cfg.NodeName}
-		self := metav1.ListOptions{FieldSelector: "metadata.name=" + cfg.NodeName}
 		headed := metav1.ListOptions{FieldSelector: "spec.clusterIP!=None"}
 		k.recorder = client.NewRecorder(k.api, "kubelet", cfg.NodeName)
 		k.apiPods = client.NewInformer(client.For[*corev1.Pod](k.api), "", here)
 		k.apiPods.AddHandler(k.pods.handler())
 		k.services = client.NewInformer(client.For[*corev1.Service](k.api), "", headed)
-		k.nodes = client.NewInformer(client.For[*corev1.Node](k.api), "", self)
 	}
 	return k, nil
 }
@@ -120,6 +117,10 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		k.log.Warn("Cgroups for pods cannot be made", "err", err)
 	} else {
 		k.nodeEvent(corev1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
+	}
+	if !k.cgroups.unified() {
+		k.nodeEvent(corev1.EventTypeWarning, "CgroupV1", "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. "+
+			"Please migrate to cgroup v2. More information at https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1")
 	}
 	for _, run := range []func(context.Context){k.watchRuntime, k.watchPods, k.watchEvents, k.cleanUp, k.status.run} {
 		wg.Go(func() { run(ctx) })
@@ -148,13 +149,19 @@ func (k *Kubelet) online(ctx context.Context) {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { k.recorder.Run(ctx) })
-	wg.Go(func() { k.services.Run(ctx) })
 	wg.Go(func() { k.heartbeat(ctx) })
 	wg.Go(func() { k.reportNode(ctx) })
 	if k.register(ctx) {
-		// Pods come once the node is known: a mirror pod refers to it.
-		wg.Go(func() { k.nodes.Run(ctx) })
-		wg.Go(func() { k.apiPods.Run(ctx) })
+		// Pods come once the node is known, for a mirror pod refers to it, and once
+		// the services are known, for containers want their variables.
+		wg.Go(func() { k.services.Run(ctx) })
+		wg.Go(func() {
+			select {
+			case <-ctx.Done():
+			case <-k.services.Synced():
+				k.apiPods.Run(ctx)
+			}
+		})
 		wg.Go(func() { // static pods that began before the API server did want their mirrors now
 			select {
 			case <-ctx.Done():
