@@ -77,7 +77,7 @@ func New(config Config) (*Server, error) {
 	if events := s.table.Stored(schema.GroupResource{Resource: "events"}); events != nil {
 		events.TTL = config.Times.EventTTL
 	}
-	s.registry = registry.New(context.Background(), s.table, config.Store, config.Log)
+	s.registry = registry.New(s.table, config.Store, config.Log)
 	if err := s.build(); err != nil {
 		s.registry.Close()
 		return nil, err
@@ -178,7 +178,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var background sync.WaitGroup
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s.registry.Warm()
+	s.registry.Warm(ctx)
 	if !s.config.Bare {
 		background.Go(func() {
 			if err := s.bootstrap.Run(inner); err != nil {
@@ -191,7 +191,7 @@ func (s *Server) Run(ctx context.Context) error {
 		ErrorLog: log.New(logWriter{s.config.Log}, "", 0)}
 	background.Go(func() {
 		<-inner.Done()
-		s.shutdown(server)
+		s.shutdown(ctx, server)
 	})
 	s.config.Log.Info("serving", "address", listener.Addr().String(), "version", s.config.Version)
 	err = server.Serve(listener)
@@ -204,11 +204,11 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // shutdown ends watches first: they would never end by themselves.
-func (s *Server) shutdown(server *http.Server) {
+func (s *Server) shutdown(ctx context.Context, server *http.Server) {
 	s.stopping.Begin()
 	s.registry.Close()
 	defer s.streams.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), s.config.Times.Shutdown)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.Times.Shutdown)
 	defer cancel()
 	if server.Shutdown(ctx) != nil {
 		_ = server.Close() // what is left has had its time

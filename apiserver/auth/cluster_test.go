@@ -22,7 +22,7 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	st := memory.New()
-	return &cluster{t, st, registry.New(t.Context(), kinds.NewTable(), st, slog.New(slog.DiscardHandler))}
+	return &cluster{t, st, registry.New(kinds.NewTable(), st, slog.New(slog.DiscardHandler))}
 }
 
 func (c *cluster) close() {

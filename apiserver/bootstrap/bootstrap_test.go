@@ -32,7 +32,7 @@ type cluster struct {
 func inCluster(t *testing.T, test func(c *cluster)) {
 	synctest.Test(t, func(t *testing.T) {
 		st := memory.New()
-		reg := registry.New(t.Context(), kinds.NewTable(), st, slog.New(slog.DiscardHandler))
+		reg := registry.New(kinds.NewTable(), st, slog.New(slog.DiscardHandler))
 		test(&cluster{t, st, reg})
 		reg.Close()
 		if err := st.Close(); err != nil {

@@ -146,13 +146,13 @@ type row struct {
 type flag uint8
 
 const (
-	cluster       flag = 1 << iota // not in a namespace
-	generation                     // metadata.generation counts
-	returns                        // DELETE answers with the object
-	createOnPut                    // PUT may create
-	requireRV                      // PUT needs a resourceVersion
-	statusOnPost                   // POST may carry a status
-	createOnly                     // virtual: only POST, nothing stored
+	cluster      flag = 1 << iota // not in a namespace
+	generation                    // metadata.generation counts
+	returns                       // DELETE answers with the object
+	createOnPut                   // PUT may create
+	requireRV                     // PUT needs a resourceVersion
+	statusOnPost                  // POST may carry a status
+	createOnly                    // virtual: only POST, nothing stored
 )
 
 // groups is the table, in discovery's order.

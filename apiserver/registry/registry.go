@@ -22,35 +22,38 @@ type Registry struct {
 	store store.Store
 	log   *slog.Logger
 
-	ctx    context.Context
-	cancel context.CancelFunc
 	caches sync.WaitGroup
 
 	mu        sync.Mutex
 	resources map[*kinds.Kind]*Resource
+	closed    bool
 }
 
 var _ objects.Client = (*Registry)(nil)
 
 // New returns a registry over a store. The caches that it starts, when they are
-// first asked for, live until ctx ends or Close is called.
-func New(ctx context.Context, table *kinds.Table, st store.Store, log *slog.Logger) *Registry {
-	ctx, cancel := context.WithCancel(ctx)
-	return &Registry{table: table, store: st, log: log, ctx: ctx, cancel: cancel, resources: map[*kinds.Kind]*Resource{}}
+// first asked for, live until Close.
+func New(table *kinds.Table, st store.Store, log *slog.Logger) *Registry {
+	return &Registry{table: table, store: st, log: log, resources: map[*kinds.Kind]*Resource{}}
 }
 
 // Close ends all caches, and with them all watches, and waits for them.
 func (r *Registry) Close() {
-	r.cancel()
+	r.mu.Lock()
+	r.closed = true
+	for _, res := range r.resources {
+		res.stop()
+	}
+	r.mu.Unlock()
 	r.caches.Wait()
 }
 
 // Warm starts the caches of all stored kinds, so that the first client does not
 // wait and a client that comes back after a restart can resume its watch.
-func (r *Registry) Warm() {
+func (r *Registry) Warm(ctx context.Context) {
 	for _, k := range r.table.All() {
 		if !k.Virtual() && k.Hub == nil {
-			r.For(k).cache()
+			r.For(k).cache(ctx)
 		}
 	}
 }
@@ -62,7 +65,7 @@ func (r *Registry) For(k *kinds.Kind) *Resource {
 	defer r.mu.Unlock()
 	res, ok := r.resources[k]
 	if !ok {
-		res = &Resource{registry: r, Kind: k}
+		res = &Resource{registry: r, Kind: k, stopped: r.closed}
 		r.resources[k] = res
 	}
 	return res
@@ -102,7 +105,7 @@ func (r *Registry) List(ctx context.Context, gr schema.GroupResource, namespace 
 	if err != nil {
 		return nil, err
 	}
-	c := res.cache()
+	c := res.cache(ctx)
 	if err := c.wait(ctx, res.lastWrite.Load()); err != nil {
 		return nil, err
 	}

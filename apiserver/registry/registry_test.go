@@ -28,7 +28,7 @@ func newRegistry(t *testing.T) (*Registry, *memory.Store, *Resource) {
 	t.Helper()
 	st := memory.New()
 	table := kinds.NewTable()
-	r := New(t.Context(), table, st, slog.New(slog.DiscardHandler))
+	r := New(table, st, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { _ = st.Close() })
 	t.Cleanup(r.Close)
 	return r, st, r.For(table.Stored(configMaps))
@@ -244,7 +244,7 @@ func TestACacheListsAgainWhenItsWatchBreaks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := broken{memory.New(), make(chan struct{})}
 		table := kinds.NewTable()
-		r := New(t.Context(), table, st, slog.New(slog.DiscardHandler))
+		r := New(table, st, slog.New(slog.DiscardHandler))
 		defer r.Close()
 		res := r.For(table.Stored(configMaps))
 		at := rev(t, mustCreate(t, res, "a", "1"))
@@ -287,7 +287,7 @@ func TestAReadOfTheFutureGivesUpAfterThreeSeconds(t *testing.T) {
 func TestWatchersSeeEveryChangeOnceAndInOrder(t *testing.T) {
 	_, _, res := newRegistry(t)
 	const writers, writes, watchers = 4, 500, 8
-	if err := res.cache().wait(t.Context(), 0); err != nil {
+	if err := res.cache(t.Context()).wait(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	start := rev(t, mustCreate(t, res, "w0", "0"))

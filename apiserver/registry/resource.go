@@ -28,19 +28,25 @@ type Resource struct {
 	// inside the server wait for the cache to have seen it.
 	lastWrite atomic.Int64
 
-	mu     sync.Mutex
-	cached *cache
-	cancel context.CancelFunc
+	mu      sync.Mutex
+	cached  *cache
+	cancel  context.CancelFunc
+	stopped bool
 }
 
-// cache returns the resource's cache and starts it at the first call.
-func (r *Resource) cache() *cache {
+// cache returns the resource's cache and starts it at the first call. It
+// outlives the request that came first.
+func (r *Resource) cache(ctx context.Context) *cache {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.cached == nil {
 		c := newCache(r.Kind, r.registry.store, r.registry.log)
-		ctx, cancel := context.WithCancel(r.registry.ctx)
-		r.cached, r.cancel = c, cancel
+		r.cached = c
+		if r.stopped {
+			c.finish()
+			return c
+		}
+		ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 		r.registry.caches.Go(func() { c.run(ctx) })
 	}
 	return r.cached
@@ -49,6 +55,7 @@ func (r *Resource) cache() *cache {
 func (r *Resource) stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.stopped = true
 	if r.cancel != nil {
 		r.cancel()
 	}
@@ -87,7 +94,7 @@ func (r *Resource) Cached(ctx context.Context, namespace, name string) (runtime.
 
 // CachedAt is Cached, of a state not older than a revision.
 func (r *Resource) CachedAt(ctx context.Context, namespace, name string, revision int64) (runtime.Object, error) {
-	c := r.cache()
+	c := r.cache(ctx)
 	if err := c.wait(ctx, revision); err != nil {
 		return nil, r.readError(ctx, err, revision)
 	}
@@ -137,7 +144,7 @@ func (r *Resource) List(ctx context.Context, o ListOptions) (Listing, error) {
 			return Listing{}, r.storeError(err, "")
 		}
 	}
-	c := r.cache()
+	c := r.cache(ctx)
 	if err := c.wait(ctx, rev); err != nil {
 		return Listing{}, r.readError(ctx, err, rev)
 	}
@@ -242,7 +249,7 @@ func (r *Resource) readError(ctx context.Context, err error, asked int64) error 
 	if !errors.Is(err, errTooFarAhead) {
 		return r.storeError(err, "")
 	}
-	c := r.cache()
+	c := r.cache(ctx)
 	c.mu.RLock()
 	at := c.rev
 	c.mu.RUnlock()

@@ -48,7 +48,7 @@ type Watcher struct {
 // events together with the watcher. The error is an apierrors Expired when
 // opts.After is older than what the cache remembers.
 func (r *Resource) Watch(ctx context.Context, opts WatchOptions) (*Watcher, []*Event, error) {
-	c := r.cache()
+	c := r.cache(ctx)
 	least := int64(0)
 	if opts.Initial {
 		if least = opts.After; least < 0 {

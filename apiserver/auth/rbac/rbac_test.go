@@ -58,7 +58,7 @@ func TestRules(t *testing.T) {
 func booted(t testing.TB) (*rbac.Authorizer, *registry.Registry) {
 	t.Helper()
 	st := memory.New()
-	reg := registry.New(t.Context(), kinds.NewTable(), st, slog.New(slog.DiscardHandler))
+	reg := registry.New(kinds.NewTable(), st, slog.New(slog.DiscardHandler))
 	t.Cleanup(reg.Close)
 	b := bootstrap.New(bootstrap.Config{Objects: reg, Store: st, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(t.Context())

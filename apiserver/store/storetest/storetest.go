@@ -8,7 +8,6 @@
 package storetest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -298,7 +297,7 @@ func ttl(t *testing.T, s store.Store) {
 }
 
 func closes(t *testing.T, s store.Store) {
-	ch := s.Watch(context.Background(), "/w/", 1)
+	ch := s.Watch(t.Context(), "/w/", 1)
 	want(t, s.Close(), nil)
 	for {
 		select {
