@@ -16,6 +16,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -60,7 +61,8 @@ func New(c Config, o objects.Client, table *kinds.Table) (*Services, error) {
 	return s, nil
 }
 
-// load takes from the pools what stored services have.
+// load takes from the pools what stored services have, and makes the records of addresses agree with them: a crash may have come between
+// a service and its record.
 //
 // Upstream: pkg/registry/core/service/ipallocator/controller/repairip.go and portallocator/controller/repair.go, RunUntil.
 func (s *Services) load(ctx context.Context) error {
@@ -84,6 +86,18 @@ func (s *Services) load(ctx context.Context) error {
 		}
 		for _, port := range ports {
 			s.ports.taken[uint32(port)] = true
+		}
+		s.remember(ctx, svc, ips)
+	}
+	records, err := s.objects.List(ctx, ipAddresses, "", labels.SelectorFromSet(labels.Set{networkingv1.LabelManagedBy: managedBy}))
+	if err != nil {
+		return fmt.Errorf("reading addresses: %w", err)
+	}
+	for _, o := range records {
+		if r, ok := o.(*networkingv1.IPAddress); ok {
+			if ip, err := netip.ParseAddr(r.Name); err == nil && ip.Is4() && !s.ips.taken[number(ip)] {
+				s.forget(ctx, []netip.Addr{ip})
+			}
 		}
 	}
 	s.loaded = true
@@ -326,6 +340,9 @@ func (t *taking) giveBack(ips []netip.Addr, ports []int32) {
 	}
 }
 
+// managedBy marks the records that are ours.
+const managedBy = "ipallocator.k8s.io"
+
 var ipAddresses = schema.GroupResource{Group: networkingv1.GroupName, Resource: "ipaddresses"}
 
 // remember writes an IPAddress for each address that a service has newly got: the list that people read, never the truth we go by.
@@ -336,7 +353,7 @@ func (s *Services) remember(ctx context.Context, svc *corev1.Service, ips []neti
 		_, err := s.objects.Create(ctx, ipAddresses, &networkingv1.IPAddress{
 			ObjectMeta: metav1.ObjectMeta{Name: ip.String(), Labels: map[string]string{
 				networkingv1.LabelIPAddressFamily: string(corev1.IPv4Protocol),
-				networkingv1.LabelManagedBy:       "ipallocator.k8s.io",
+				networkingv1.LabelManagedBy:       managedBy,
 			}},
 			Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: svc.Namespace, Name: svc.Name}},
 		})

@@ -11,6 +11,7 @@ import (
 	"orrery/apiserver/objects"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -25,8 +26,15 @@ type shelf struct {
 	addresses []string
 }
 
-func (s *shelf) List(context.Context, schema.GroupResource, string, labels.Selector) ([]runtime.Object, error) {
-	return s.services, nil
+func (s *shelf) List(_ context.Context, gr schema.GroupResource, _ string, _ labels.Selector) ([]runtime.Object, error) {
+	if gr.Resource == "services" {
+		return s.services, nil
+	}
+	var records []runtime.Object
+	for _, name := range s.addresses {
+		records = append(records, &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
+	return records, nil
 }
 
 func (s *shelf) Create(_ context.Context, _ schema.GroupResource, o runtime.Object) (runtime.Object, error) {
@@ -110,7 +118,8 @@ func TestEveryAddressIsGivenOnceAndThenNone(t *testing.T) {
 
 func TestAfterARestartStoredServicesKeepTheirs(t *testing.T) {
 	stored := service("old", corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, ClusterIP: "10.96.0.7", Ports: []corev1.ServicePort{{Port: 80, NodePort: 30007}}})
-	row := allocator(t, "10.96.0.0/24", &shelf{services: []runtime.Object{stored}})
+	s := &shelf{services: []runtime.Object{stored}, addresses: []string{"10.96.0.8"}}
+	row := allocator(t, "10.96.0.0/24", s)
 	for _, spec := range []corev1.ServiceSpec{
 		{ClusterIP: "10.96.0.7"},
 		{Type: corev1.ServiceTypeNodePort, Ports: []corev1.ServicePort{{Port: 80, NodePort: 30007}}},
@@ -118,6 +127,9 @@ func TestAfterARestartStoredServicesKeepTheirs(t *testing.T) {
 		if err := write(t, row, service("new", spec), nil); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "already allocated") {
 			t.Errorf("%+v: got %v", spec, err)
 		}
+	}
+	if !slices.Equal(s.addresses, []string{"10.96.0.7"}) {
+		t.Errorf("the records say %v; 10.96.0.8 belongs to nobody", s.addresses)
 	}
 	row.AfterDelete(t.Context(), stored)
 	if err := write(t, row, service("new", corev1.ServiceSpec{ClusterIP: "10.96.0.7"}), nil); err != nil {
