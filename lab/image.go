@@ -57,7 +57,7 @@ func (c *Cluster) ensureNodeImage(ctx context.Context) (string, error) {
 	}
 	fmt.Fprintf(c.Out, "\n    building the node image %s\n%66s", ref, "")
 	err = c.build(ctx, func(w *contextWriter) { c.writeNodeContext(w, []byte(iptables)) },
-		"--build-arg", "BASE="+base, "--tag", ref, "--tag", NodeImage+":"+images.Tag)
+		"--build-arg", "BASE="+base, "--label", labelBin+"="+c.NodeBin, "--tag", ref, "--tag", NodeImage+":"+images.Tag)
 	if err == nil {
 		c.removeOldImages(ctx, ref)
 	}
@@ -167,9 +167,13 @@ func (c *Cluster) BuildImage(ctx context.Context) error {
 	}})
 }
 
-// removeOldImages drops the node images of earlier builds. Docker refuses for those that a node still uses.
+// labelBin says on a node image where its programs came from.
+const labelBin = "orrery.bin"
+
+// removeOldImages drops the node images of earlier builds in the same folder. Docker refuses for those that a node
+// still uses.
 func (c *Cluster) removeOldImages(ctx context.Context, keep string) {
-	refs, err := c.Docker.Lines(ctx, "images", "--format", "{{.Repository}}:{{.Tag}}", NodeImage)
+	refs, err := c.Docker.Lines(ctx, "images", "--filter", "label="+labelBin+"="+c.NodeBin, "--format", "{{.Repository}}:{{.Tag}}", NodeImage)
 	if err != nil {
 		return
 	}
