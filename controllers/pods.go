@@ -208,10 +208,11 @@ func podFrom(template *corev1.PodTemplateSpec, owner client.Object, kind schema.
 
 func (w *podWriter) create(ctx context.Context, pod *corev1.Pod, owner runtime.Object) error {
 	created, err := w.pods.Create(ctx, pod)
+	if namespaceEnds(err) {
+		return nil // it would fail for ever, and the owner goes too
+	}
 	if err != nil {
-		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			w.recorder.Eventf(owner, warning, "FailedCreate", "Error creating: %v", err)
-		}
+		w.recorder.Eventf(owner, warning, "FailedCreate", "Error creating: %v", err)
 		return err
 	}
 	w.recorder.Eventf(owner, normal, "SuccessfulCreate", "Created pod: %v", created.Name)
