@@ -59,7 +59,7 @@ func (s *Streams) portForward(w http.ResponseWriter, r *http.Request, _ *kinds.K
 	if err != nil {
 		return // answered by accept
 	}
-	defer ws.close()
+	defer ws.close(nil)
 	tunnel(ws, backend)
 }
 
@@ -81,7 +81,7 @@ func tunnel(ws *client, backend io.ReadWriteCloser) {
 			}
 		}
 	})
-	defer ws.close()
+	defer ws.close(nil)
 	buffer := make([]byte, 32*1024)
 	for {
 		n, err := backend.Read(buffer)

@@ -73,11 +73,22 @@ func (c *client) send(channel byte, data []byte) error {
 	return c.conn.WriteMessage(websocket.BinaryMessage, append([]byte{channel}, data...))
 }
 
-// close says goodbye and closes the connection.
-func (c *client) close() {
+// goodbyeTime is how long a client has to say goodbye in its turn.
+const goodbyeTime = 2 * time.Second
+
+// close says goodbye and closes the connection when the client has, too: closing while it
+// still sends would make its kernel drop what it has not read yet. gone is closed when
+// nothing more comes from the client; nil does not wait.
+func (c *client) close(gone <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_ = c.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
+	if gone != nil {
+		select {
+		case <-gone:
+		case <-time.After(goodbyeTime):
+		}
+	}
 	_ = c.conn.Close() // the client may have gone first
 }
 
@@ -122,16 +133,21 @@ func (s *Streams) translate(w http.ResponseWriter, r *http.Request, location *ur
 	if err != nil {
 		return // answered by accept
 	}
-	defer ws.close()
 	streams, err := openStreams(kubelet, t)
 	if err != nil {
+		defer ws.close(nil)
 		_ = ws.send(channelError, fmt.Appendf(nil, `{"metadata":{},"status":"Failure","message":%q,"reason":"InternalError","code":500}`, err))
 		return
 	}
 	_ = ws.send(channelStdout, nil) // upstream's sign that the connection is there
 	stop := ws.keepAlive()
 	defer stop()
-	go ws.readInto(streams, kubelet)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		ws.readInto(streams, kubelet)
+	}()
+	defer ws.close(gone)
 
 	var wg sync.WaitGroup
 	for name, channel := range map[string]byte{"stdout": channelStdout, "stderr": channelStderr} {
@@ -174,7 +190,8 @@ func openStreams(conn httpstream.Connection, t terminal) (map[string]httpstream.
 	return streams, nil
 }
 
-// readInto passes the client's messages on until the client goes, which ends the kubelet's side too.
+// readInto passes the client's messages on until the client goes, which ends the
+// kubelet's side too. What comes for a stream that has ended is dropped.
 func (c *client) readInto(streams map[string]httpstream.Stream, kubelet httpstream.Connection) {
 	defer kubelet.Close()
 	for {
@@ -185,19 +202,16 @@ func (c *client) readInto(streams map[string]httpstream.Stream, kubelet httpstre
 		switch channel {
 		case channelStdin:
 			if stdin := streams["stdin"]; stdin != nil && len(data) > 0 {
-				_, err = stdin.Write(data)
+				_, _ = stdin.Write(data)
 			}
 		case channelResize:
 			if resize := streams["resize"]; resize != nil {
-				_, err = resize.Write(data)
+				_, _ = resize.Write(data)
 			}
 		case channelClose:
 			if stdin := streams["stdin"]; stdin != nil && slices.Equal(data, []byte{channelStdin}) {
-				err = stdin.Close()
+				_ = stdin.Close()
 			}
-		}
-		if err != nil {
-			return
 		}
 	}
 }
