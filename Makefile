@@ -3,6 +3,7 @@
 #   make up      build, start three nodes, bootstrap Kubernetes    make down    remove all of it
 #   make test    every test                                        make lint    gofmt, vet, staticcheck
 #   make build   the programs, into bin/                           make tools   the foreign programs, into bin/
+#   make upstream  upstream's components, into bin/upstream/: tests put them in the place of ours
 
 export CGO_ENABLED = 0
 # Without the commit's stamp an unchanged program stays the same file, and the node image what it is.
@@ -10,7 +11,7 @@ GOFLAGS_BUILD = -trimpath -buildvcs=false -ldflags '-s -w'
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools image test test-unit race e2e lint loc clean help
+.PHONY: up down build tools upstream image test test-unit race e2e lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +45,16 @@ bin/.tools: $(wildcard deploy/tools/go.* deploy/tools/*/*.go)
 	@$(call timed,go build: kubectl$(comma) crictl$(comma) etcdctl$(comma) CoreDNS$(comma) staticcheck,cd deploy/tools && \
 		GOOS=linux go build $(GOFLAGS_BUILD) -o ../../$(NODE_BIN)/ $(TOOLS) && go build $(GOFLAGS_BUILD) -o ../../bin/ $(HOST_TOOLS))
 	@touch bin/.tools
+
+# The version that upstream's release builds carry; kubeadm and the API server refuse to be of none.
+UPSTREAM = v1.36.3
+UPSTREAM_VERSION = $(foreach p,k8s.io/component-base/version k8s.io/client-go/pkg/version,-X $(p).gitVersion=$(UPSTREAM) -X $(p).gitMajor=1 -X $(p).gitMinor=36 -X $(p).gitTreeState=clean)
+upstream: bin/upstream/.built ## build upstream's components and etcd into bin/upstream/, as peers for tests (minutes, once)
+bin/upstream/.built: $(wildcard test/upstream/go.* test/upstream/*/*.go)
+	@mkdir -p bin/upstream
+	@$(call timed,go build: upstream's kube-* and etcd,cd test/upstream && \
+		GOOS=linux nice go build -trimpath -buildvcs=false -ldflags "-s -w $(UPSTREAM_VERSION)" -o ../../bin/upstream/ ./...)
+	@touch $@
 
 image: build tools ## build the node image
 	@bin/orrery node-image
