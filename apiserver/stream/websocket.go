@@ -179,14 +179,6 @@ func openStreams(conn httpstream.Connection, t terminal) (map[string]httpstream.
 		}
 		streams[wanted.name] = stream
 	}
-	// What is only read is closed for writing, so that the kubelet sees its end.
-	for _, name := range []string{"error", "stdout", "stderr"} {
-		if stream := streams[name]; stream != nil {
-			if err := stream.Close(); err != nil {
-				return nil, err
-			}
-		}
-	}
 	return streams, nil
 }
 
