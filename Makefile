@@ -8,6 +8,8 @@
 export CGO_ENABLED = 0
 # Without the commit's stamp an unchanged program stays the same file, and the node image what it is.
 GOFLAGS_BUILD = -trimpath -buildvcs=false -ldflags '-s -w'
+# The version that the built kubectl reports.
+GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36'
 PROFILE ?= orrery
 NODES ?= 3
 

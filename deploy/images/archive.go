@@ -24,7 +24,8 @@ type config struct {
 
 type runtimeConfig struct {
 	Env        []string
-	Entrypoint []string
+	Entrypoint []string `json:",omitempty"`
+	Cmd        []string `json:",omitempty"`
 	WorkingDir string
 }
 
@@ -57,10 +58,14 @@ func (i Image) Write(w io.Writer, bin string, iptables []byte) error {
 		Created: "1970-01-01T00:00:00Z", Architecture: runtime.GOARCH, OS: "linux",
 		Config: runtimeConfig{
 			Env:        []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-			Entrypoint: []string{"/usr/local/bin/" + i.Programs[0]},
 			WorkingDir: "/",
 		},
 		RootFS: rootFS{Type: "layers"},
+	}
+	if len(i.Programs) > 0 {
+		conf.Config.Entrypoint = []string{"/usr/local/bin/" + i.Programs[0]}
+	} else {
+		conf.Config.Cmd = []string{"sh"}
 	}
 	m := manifest{RepoTags: i.References()}
 	for _, l := range layers {

@@ -16,11 +16,11 @@ const (
 type Image struct {
 	// Name is the image's name below Repository.
 	Name string
-	// Programs are the binaries it holds in /usr/local/bin. The first is its entrypoint.
+	// Programs are the binaries it holds in /usr/local/bin. The first is its entrypoint; without any it runs a shell.
 	Programs []string
 	// On is what kind of node needs it: EveryNode or ControlPlane.
 	On string
-	// Iptables says that it stands on the layer of iptables.
+	// Iptables says that it stands on the layer of iptables and busybox.
 	Iptables bool
 	// Tags are its tags beside Tag.
 	Tags []string
@@ -31,6 +31,7 @@ var All = []Image{
 	{Name: "pause", On: EveryNode, Programs: []string{"pause"}},
 	{Name: "coredns", On: EveryNode, Programs: []string{"coredns"}},
 	{Name: "podinfo", On: EveryNode, Programs: []string{"podinfo"}, Tags: []string{"2023.03"}},
+	{Name: "busybox", On: EveryNode, Iptables: true},
 	{Name: "cni", On: EveryNode, Programs: []string{"orrery-cnid", "orrery-cni"}, Iptables: true},
 	{Name: "kube-proxy", On: EveryNode, Programs: []string{"kube-proxy"}, Iptables: true},
 	{Name: "kube-scheduler", On: ControlPlane, Programs: []string{"kube-scheduler"}},

@@ -8,7 +8,11 @@ import (
 	"time"
 )
 
-const podinfo = "docker.io/orrery/podinfo:v1.36.3"
+// Images that every node has.
+const (
+	podinfo = "docker.io/orrery/podinfo:v1.36.3"
+	busybox = "docker.io/orrery/busybox:v1.36.3"
+)
 
 // The course's application: two replicas on two workers, one address.
 func TestApplication(t *testing.T) {

@@ -126,11 +126,12 @@ func testLogsAndExec(t *testing.T, ns string) {
 	if err == nil {
 		t.Fatal("a program that is not there ran")
 	}
-	// A terminal: script(1) gives kubectl one; kube-proxy's image has a shell.
-	proxy := eventuallyGet(t, "{.items[0].metadata.name}", "pods", "-n", "kube-system", "-l", "k8s-app=kube-proxy")
-	out, err := command(time.Minute, "script", "-qec", kubectlPath+" exec -it -n kube-system "+proxy+" -- sh -c 'test -t 0 && echo a terminal of $(hostname)'", "/dev/null")
+	// A terminal, which script(1) gives to kubectl too.
+	kubectl(t, "run", "shell", "--image="+busybox, "-n", ns, "--", "sleep", "3600")
+	kubectl(t, "wait", "--for=condition=Ready", "pod/shell", "-n", ns, "--timeout=60s")
+	out, err := command(time.Minute, "script", "-qec", kubectlPath+" exec -it -n "+ns+" shell -- sh -c 'test -t 0 && echo a terminal of $(hostname)'", "/dev/null")
 	must(t, err)
-	must(t, contains(out, "a terminal of"))
+	must(t, contains(out, "a terminal of shell"))
 
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -207,7 +208,7 @@ func testErrors(t *testing.T, ns string) {
 		{"get secrets -n " + ns + " --as=alice", `Error from server (Forbidden): secrets is forbidden: User "alice" cannot list resource "secrets" in API group "" in the namespace "` + ns + `"`},
 		{"scale deployment/web --replicas=-1 -n " + ns, "The --replicas=COUNT flag is required"},
 		{"expose deployment web --port=80 --name=web -n " + ns, `Error from server (AlreadyExists): services "web" already exists`},
-		{"run Bad --image=x -n " + ns, `The Pod "Bad" is invalid: metadata.name: Invalid value: "Bad"`},
+		{"run Bad --image=x -n " + ns, "The Pod \"Bad\" is invalid: \n* metadata.name: Invalid value: \"Bad\": a lowercase RFC 1123 subdomain must consist of"},
 	} {
 		out, err := tryKubectl(strings.Fields(tt.args)...)
 		if err == nil {

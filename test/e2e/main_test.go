@@ -4,7 +4,7 @@
 // the order of the files: what they do is what the README and the course do.
 //
 //	make e2e                      runs them
-//	ORRERY_E2E_KEEP=1 make e2e    leaves the cluster up afterwards
+//	ORRERY_E2E_KEEP=1 make e2e    leaves the cluster up afterwards, and uses one that was left
 package e2e
 
 import (
@@ -63,6 +63,12 @@ func TestMain(m *testing.M) {
 // setUp clears what an earlier run left and starts a fresh cluster.
 func setUp() error {
 	orrery := filepath.Join(bin, "orrery")
+	if path, err := command(time.Minute, orrery, "kubeconfig", "--profile", profile); err == nil && os.Getenv("ORRERY_E2E_KEEP") != "" {
+		kubeconfig = strings.TrimSpace(path)
+		if _, err := tryKubectl("get", "nodes"); err == nil {
+			return nil
+		}
+	}
 	if out, err := command(2*time.Minute, orrery, "delete", "--profile", profile); err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
