@@ -73,7 +73,8 @@ func (c *Controller) work(ctx context.Context, key string) {
 	switch {
 	case err != nil && ctx.Err() != nil:
 	case err != nil:
-		if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) { // our cache is behind: not worth a warning
+		if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+			// Our cache is behind: not worth a warning.
 			slog.Debug("reconcile conflicted", "component", c.Name, "key", key, "err", err)
 		} else {
 			slog.Warn("reconcile failed", "component", c.Name, "key", key, "err", err)

@@ -15,8 +15,8 @@ import (
 )
 
 // threeNodes is the course's cluster with its application on both workers. All
-// leases are renewed at 0, 10, 20 ... s; the manager, which waits a second for
-// the API server, looks at the nodes at 1, 6, 11 ... s.
+// leases are renewed at 0, 10, 20 ... s; the manager, started a second after the
+// API server, looks at the nodes at 1, 6, 11 ... s.
 func threeNodes(w *world) (known map[string]string) {
 	w.t.Helper()
 	for _, n := range []string{"cp", "w1", "w2"} {

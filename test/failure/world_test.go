@@ -6,8 +6,6 @@ package failure
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"net"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -25,10 +23,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"orrery/apiserver"
-	"orrery/apiserver/store/memory"
 	"orrery/client"
 	"orrery/controllers"
+	"orrery/test/cluster"
 )
 
 // world is a cluster in a bubble.
@@ -57,68 +54,18 @@ type fakeNode struct {
 	done chan struct{}
 }
 
-// pipes is a listener whose connections are net.Pipes.
-type pipes struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
-func (p *pipes) Addr() net.Addr { return pipeAddr{} }
-
-type pipeAddr struct{}
-
-func (pipeAddr) Network() string { return "pipe" }
-func (pipeAddr) String() string  { return "pipe" }
-
-func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	ours, theirs := net.Pipe()
-	select {
-	case p.conns <- theirs:
-		return ours, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
 // inCluster runs f in a bubble with an API server and a controller manager.
 func inCluster(t *testing.T, f func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		l := newPipes()
-		server, err := apiserver.New(apiserver.Config{
-			Store: memory.New(), Version: "v1.36.3+test", Listener: l, AllowAll: true,
-			ServiceCIDR: netip.MustParsePrefix("10.96.0.0/12"), FirstNodePort: 30000, LastNodePort: 32767,
-			AdvertiseAddress: netip.MustParseAddr("172.30.0.2"), SecurePort: 6443,
-			Log: slog.New(slog.DiscardHandler),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := &world{t: t, ctx: ctx, nodes: map[string]*fakeNode{}, began: time.Now()}
-		w.config = client.Config{Host: "http://apiserver", Dial: l.dial, UserAgent: "kube-controller-manager/test"}
+		c := cluster.Start(t)
+		w := &world{t: t, ctx: ctx, nodes: map[string]*fakeNode{}, began: time.Now(), config: c.Config}
+		w.config.UserAgent = "kube-controller-manager/test"
+		var err error
 		if w.client, err = client.New(w.config); err != nil {
 			t.Fatal(err)
 		}
-		w.wg.Go(func() {
-			if err := server.Run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
+		w.until(time.Second)
 		w.startManager()
 		w.wg.Go(func() { w.schedule() })
 		defer func() { // also when f fails
@@ -217,7 +164,7 @@ func (w *world) stopNode(name string) {
 	<-n.done
 }
 
-// kubelet renews the lease each 10 s, starts pods and ends them.
+// kubelet renews the lease at 10, 20, 30 ... s, starts pods and ends them.
 func (w *world) kubelet(ctx context.Context, name string) {
 	leases := client.For[*coordinationv1.Lease](w.client)
 	pods := client.NewInformer(client.For[*corev1.Pod](w.client), "", metav1.ListOptions{FieldSelector: "spec.nodeName=" + name})
@@ -246,7 +193,7 @@ func (w *world) kubelet(ctx context.Context, name string) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(10 * time.Second):
+		case <-time.After(10*time.Second - w.at()%(10*time.Second)):
 		}
 	}
 }
