@@ -45,7 +45,7 @@ tools: bin/.tools ## build kubectl, crictl, etcdctl, CoreDNS and staticcheck int
 bin/.tools: $(wildcard deploy/tools/go.* deploy/tools/*/*.go)
 	@mkdir -p $(NODE_BIN)
 	@$(call timed,go build: kubectl$(comma) crictl$(comma) etcdctl$(comma) CoreDNS$(comma) staticcheck,cd deploy/tools && \
-		GOOS=linux go build $(GOFLAGS_BUILD) -o ../../$(NODE_BIN)/ $(TOOLS) && go build $(GOFLAGS_BUILD) -o ../../bin/ $(HOST_TOOLS))
+		GOOS=linux go build $(GOFLAGS_TOOLS) -o ../../$(NODE_BIN)/ $(TOOLS) && go build $(GOFLAGS_TOOLS) -o ../../bin/ $(HOST_TOOLS))
 	@touch bin/.tools
 
 # The version that upstream's release builds carry; kubeadm and the API server refuse to be of none.
