@@ -26,6 +26,7 @@ type frames interface {
 	// frame sends one encoded event; flush makes sure that the client gets it.
 	frame(b []byte) error
 	flush() error
+	close()
 }
 
 // Watch streams the changes of what List would answer with.
@@ -72,6 +73,7 @@ func (h *Handlers) watch(w http.ResponseWriter, r *http.Request, q *request) err
 	if err != nil {
 		return err
 	}
+	defer out.close()
 	ctx, cancel := context.WithTimeout(r.Context(), h.watchTime(o))
 	defer cancel()
 	s.run(ctx, out)
@@ -149,6 +151,7 @@ type chunks struct {
 
 func (c *chunks) frame(b []byte) error { _, err := c.w.Write(b); return err }
 func (c *chunks) flush() error         { c.f.Flush(); return nil }
+func (c *chunks) close()               {} // returning from the handler ends the response
 
 // run sends until the client goes, the time is up, or the watcher ends.
 func (s *stream) run(ctx context.Context, out frames) {

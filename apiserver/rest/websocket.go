@@ -34,6 +34,14 @@ func upgrade(w http.ResponseWriter, r *http.Request) (frames, error) {
 	if err != nil {
 		return nil, err
 	}
+	go func() { // ends with the connection, which close ends
+		for {
+			if _, _, err := conn.NextReader(); err != nil {
+				_ = conn.Close() // so that the next frame fails
+				return
+			}
+		}
+	}()
 	return &socket{conn}, nil
 }
 
@@ -47,3 +55,9 @@ func (s *socket) frame(b []byte) error {
 }
 
 func (s *socket) flush() error { return nil }
+
+func (s *socket) close() {
+	end := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+	_ = s.conn.WriteControl(websocket.CloseMessage, end, time.Now().Add(time.Second)) // the client may be gone
+	_ = s.conn.Close()
+}
