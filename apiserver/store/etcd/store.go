@@ -256,7 +256,20 @@ func (s *Store) Watch(ctx context.Context, prefix string, after int64) <-chan st
 			}
 		}
 		last := after
-		for r := range s.client.Watch(inner, prefix, clientv3.WithPrefix(), clientv3.WithRev(after+1), clientv3.WithPrevKV(), clientv3.WithProgressNotify()) {
+		// The client does not close the channels of all watches that end together:
+		// inner says for certain when it is over.
+		in := s.client.Watch(inner, prefix, clientv3.WithPrefix(), clientv3.WithRev(after+1), clientv3.WithPrevKV(), clientv3.WithProgressNotify())
+		for {
+			var r clientv3.WatchResponse
+			select {
+			case <-inner.Done():
+				return
+			case next, ok := <-in:
+				if !ok {
+					return
+				}
+				r = next
+			}
 			b := batch(&r)
 			if b.Err != nil {
 				b.Err = s.failure(b.Err)

@@ -8,6 +8,7 @@
 package storetest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -33,6 +34,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"progress brings a batch that is as new as the store", progress},
 		{"only one of many racing writers wins a revision", race},
 		{"a key with a ttl goes by itself", ttl},
+		{"many watches that end together all end", endTogether},
 		{"close ends watches", closes},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -307,6 +309,28 @@ func closes(t *testing.T, s store.Store) {
 			}
 		case <-time.After(patience):
 			t.Fatal("the watch goes on after Close")
+		}
+	}
+}
+
+func endTogether(t *testing.T, s store.Store) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var all []<-chan store.Batch
+	for i := range 60 {
+		all = append(all, s.Watch(ctx, fmt.Sprintf("/w%d/", i), 1))
+	}
+	put(t, s, "/w0/a", "1")
+	events(t, all[0], 1)
+	cancel()
+	deadline := time.After(patience)
+	for i, ch := range all {
+		for open := true; open; {
+			select {
+			case _, open = <-ch:
+			case <-deadline:
+				t.Fatalf("watch %d goes on", i)
+			}
 		}
 	}
 }
