@@ -148,10 +148,10 @@ func (k *Kubelet) online(ctx context.Context) {
 	case <-k.cfg.Credentials:
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { k.recorder.Run(ctx) })
-	wg.Go(func() { k.heartbeat(ctx) })
-	wg.Go(func() { k.reportNode(ctx) })
 	if k.register(ctx) {
+		wg.Go(func() { k.recorder.Run(ctx) })
+		wg.Go(func() { k.heartbeat(ctx) })
+		wg.Go(func() { k.reportNode(ctx) })
 		// Pods come once the node is known, for a mirror pod refers to it, and once
 		// the services are known, for containers want their variables.
 		wg.Go(func() { k.services.Run(ctx) })

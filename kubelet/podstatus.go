@@ -116,7 +116,8 @@ func (in *statusInput) container(c *corev1.Container, before *corev1.ContainerSt
 	if now.running() {
 		p := in.probed(now)
 		st.Started, st.Ready = &p.started, p.ready && p.started
-	} else if init && !isSidecar(c) {
+	}
+	if init && !isSidecar(c) { // ready is what has done its work
 		st.Ready = st.State.Terminated != nil && st.State.Terminated.ExitCode == 0
 	}
 	if w, ok := in.reasons[c.Name]; ok && !in.terminal && shouldRestart(in.pod, c, now) {
