@@ -20,7 +20,7 @@
 //	  - cni/ipam hands out the addresses: a folder with one file per address.
 //	  - cni/daemon makes the right part: it runs on every node, learns from the
 //	    Node objects which range lives where, and keeps the routes.
-//	  - cni/iptables is the few lines that both need to put rules into the kernel.
+//	  - cni/kernel is the few lines that both need to put rules into the kernel.
 //
 // Invariants:
 //
