@@ -68,7 +68,8 @@ func testDeployment(t *testing.T, ns string) {
 	must(t, contains(kubectl(t, "scale", "deployment/web", "--replicas=3", "-n", ns), "deployment.apps/web scaled"))
 	eventually(t, time.Minute, is("3", "{.status.readyReplicas}", "deployment", "web", "-n", ns))
 	must(t, contains(kubectl(t, "describe", "deployment", "web", "-n", ns), "ScalingReplicaSet", "from 2 to 3", "RollingUpdateStrategy:  25% max unavailable, 25% max surge"))
-	must(t, contains(kubectl(t, "describe", "pod", "-l", "app=web", "-n", ns), "Successfully assigned "+ns+"/web-", "Container created", "Container started", "kube-api-access-"))
+	pod := eventuallyGet(t, "{.items[0].metadata.name}", "pods", "-l", "app=web", "-n", ns)
+	must(t, contains(kubectl(t, "describe", "pod", pod, "-n", ns), "Successfully assigned "+ns+"/web-", "Container created", "Container started", "kube-api-access-"))
 	ip := eventuallyGet(t, "{.spec.clusterIP}", "service", "web", "-n", ns)
 	eventually(t, 20*time.Second, func() error { _, err := hostname(worker2, "http://"+ip); return err })
 }
