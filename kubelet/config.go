@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"orrery/client"
 	"orrery/client/timing"
+	"orrery/kubelet/probes"
 )
 
 // Config is what a Kubelet is made from.
@@ -44,6 +46,9 @@ type Config struct {
 	// NoCgroups leaves the cgroups above a pod's containers to the runtime, and
 	// NoTmpfs keeps secrets in ordinary folders: for tests without root.
 	NoCgroups, NoTmpfs bool
+	// Probe answers probes instead of asking the pods; nil asks. For runtimes
+	// whose containers are made up.
+	Probe func(ctx context.Context, t probes.Target) (ok bool, output string, err error)
 }
 
 func orElse[T comparable](field *T, value T) {

@@ -110,7 +110,8 @@ func fsGroup(pod *corev1.Pod) *int64 {
 }
 
 // projected fills a folder with files from sources. When it was filled before
-// and the sources cannot be reached now, what is there stands.
+// and a source is gone or cannot be reached now, what is there stands: a pod that
+// runs goes on.
 func (m *Manager) projected(ctx context.Context, pod *corev1.Pod, name, plugin string, secret bool, mode *int32, sources []corev1.VolumeProjection) (string, error) {
 	dir := m.dir(pod.UID, plugin, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -124,8 +125,7 @@ func (m *Manager) projected(ctx context.Context, pod *corev1.Pod, name, plugin s
 	payload := map[string]file{}
 	for i := range sources {
 		if err := m.project(ctx, pod, &sources[i], mode, payload); err != nil {
-			_, answered := errors.AsType[*apierrors.StatusError](err)
-			if _, filled := os.Lstat(filepath.Join(dir, dataLink)); filled == nil && !answered {
+			if _, missing := os.Lstat(filepath.Join(dir, dataLink)); missing == nil {
 				return dir, nil
 			}
 			return "", err
