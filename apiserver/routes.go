@@ -63,6 +63,7 @@ func (s *Server) collection(r *mux.Router, path string) {
 	r.HandleFunc(path, s.listOrWatch).Methods(http.MethodGet, http.MethodHead)
 	r.HandleFunc(path, s.rest.Create).Methods(http.MethodPost)
 	r.HandleFunc(path, s.rest.DeleteCollection).Methods(http.MethodDelete)
+	r.HandleFunc(path, s.rest.NotAllowed)
 }
 
 // object: one of them.
@@ -71,6 +72,7 @@ func (s *Server) object(r *mux.Router, path string) {
 	r.HandleFunc(path, s.rest.Update).Methods(http.MethodPut)
 	r.HandleFunc(path, s.rest.Patch).Methods(http.MethodPatch)
 	r.HandleFunc(path, s.rest.Delete).Methods(http.MethodDelete)
+	r.HandleFunc(path, s.rest.NotAllowed) // mux itself answers 404 as soon as a later path does not match
 }
 
 func (s *Server) listOrWatch(w http.ResponseWriter, r *http.Request) {

@@ -110,7 +110,7 @@ func validateTokenRequest(req *authv1.TokenRequest) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return apierrors.NewInvalid(authv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), req.Name, errs)
+	return apierrors.NewInvalid(authv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), "", errs)
 }
 
 // bind looks up the object that the token is to live and die with.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -277,7 +278,8 @@ func (r *Resource) checkVersion(m, om metav1.Object, name, key string, pinned bo
 		return apierrors.NewConflict(k.GR(), name, errModified)
 	}
 	if !pinned && k.RequireResourceVersion && !o.AnyVersion {
-		return apierrors.NewInvalid(k.GK(), name, field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), 0, "must be specified for an update")})
+		// Upstream names the resource where a kind belongs.
+		return apierrors.NewInvalid(schema.GroupKind{Group: k.Group, Kind: k.Resource}, name, field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), 0, "must be specified for an update")})
 	}
 	return nil
 }

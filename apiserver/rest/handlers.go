@@ -79,6 +79,9 @@ func (h *Handlers) begin(r *http.Request, verb string) (*request, error) {
 		q.Namespace = ""
 	}
 	f, err := negotiate(r)
+	if err == errNotRepresentable && verb == "list" {
+		err = errListNotRepresentable
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -45,6 +45,7 @@ func negotiate(r *http.Request) (form, error) {
 	if accept == "" {
 		accept = "*/*"
 	}
+	known := false
 	for _, clause := range strings.Split(accept, ",") {
 		media, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
 		if err != nil {
@@ -62,9 +63,13 @@ func negotiate(r *http.Request) (form, error) {
 		default:
 			continue
 		}
+		known = true
 		if f.known(params["g"]) {
 			return f, nil
 		}
+	}
+	if !known {
+		return form{}, errNotRepresentable
 	}
 	return form{}, errNotAcceptable
 }
@@ -84,6 +89,17 @@ func (f form) known(group string) bool {
 
 var errNotAcceptable = statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
 	"only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf")
+
+// The first two are for media types that no answer has (what can be watched has
+// more of them), errNotAcceptable is for forms that a known media type cannot
+// have: upstream's router says the former, its handlers the latter.
+const notRepresentable = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+
+var (
+	errNotRepresentable     = statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, notRepresentable)
+	errListNotRepresentable = statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
+		notRepresentable+", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch")
+)
 
 var errUnsupportedMedia = statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
 	"the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf")

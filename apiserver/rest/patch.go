@@ -258,7 +258,8 @@ func (h *Handlers) applied(ctx context.Context, q *request, p *patch, cur runtim
 		}
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("Incorrect version specified in apply patch. Specified patch version: %s, expected: %s", gvk.GroupVersion(), q.kind.GV()))
 	}
-	if err := q.fits(intent, true); err != nil {
+	// A copy, because what is missing is filled in, and errors are about what was sent.
+	if err := q.fits(intent.DeepCopy(), true); err != nil {
 		return nil, err
 	}
 	live := q.kind.New()
@@ -279,6 +280,9 @@ func (h *Handlers) applied(ctx context.Context, q *request, p *patch, cur runtim
 	}
 	if reflect.TypeOf(obj) != reflect.TypeOf(live) {
 		return nil, apierrors.NewInternalError(fmt.Errorf("apply made a %T of a %T", obj, live))
+	}
+	if err := q.fits(obj, true); err != nil {
+		return nil, err
 	}
 	if cur == nil {
 		return h.admitCreate(ctx, q, obj, "-", &metav1.CreateOptions{DryRun: p.options.DryRun, FieldManager: p.options.FieldManager}, p.dryRun)

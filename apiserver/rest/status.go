@@ -75,5 +75,15 @@ func notAllowed() error {
 // NotFound answers 404 with a Status.
 func NotFound(w http.ResponseWriter, r *http.Request) { WriteError(w, r, notFound()) }
 
+// NotAllowed answers 405 for the methods that a resource does not have, and 404
+// where there is no resource.
+func (h *Handlers) NotAllowed(w http.ResponseWriter, r *http.Request) {
+	_, err := h.begin(r, "")
+	if err == nil {
+		err = notAllowed()
+	}
+	WriteError(w, r, err)
+}
+
 // MethodNotAllowed answers 405 with a Status.
 func MethodNotAllowed(w http.ResponseWriter, r *http.Request) { WriteError(w, r, notAllowed()) }

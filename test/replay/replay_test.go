@@ -1,0 +1,199 @@
+package replay
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"orrery/test/peers"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+)
+
+// exchange is a request of testdata/refusals.txt with its answer, as the file has it.
+type exchange struct {
+	line                            int
+	title, user                     string
+	header                          http.Header
+	method, path, contentType, body string
+	code                            int
+	answer                          []string
+}
+
+func TestRefusalsAreThoseOfTheRecordedCluster(t *testing.T) {
+	exchanges := read(t)
+	for _, side := range []peers.Side{peers.Ours, peers.Upstream} {
+		t.Run(string(side), func(t *testing.T) {
+			if side == peers.Upstream {
+				peers.Need(t)
+			}
+			c := peers.New(t)
+			c.StartAPIServer(side)
+			for _, e := range exchanges {
+				e.run(t, c)
+			}
+		})
+	}
+}
+
+func (e *exchange) run(t *testing.T, c *peers.Cluster) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	repeat := regexp.MustCompile(`<(.)\*(\d+)>`)
+	body := repeat.ReplaceAllStringFunc(e.body, func(s string) string {
+		m := repeat.FindStringSubmatch(s)
+		n, _ := strconv.Atoi(m[2])
+		return strings.Repeat(m[1], n)
+	})
+	req, err := http.NewRequestWithContext(ctx, e.method, c.URL()+e.path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = e.header.Clone()
+	if body != "" {
+		req.Header.Set("Content-Type", e.contentType)
+	}
+	resp, err := clientOf(t, c, e.user).Do(req)
+	if err != nil {
+		t.Errorf("line %d, %s: %v", e.line, e.title, err)
+		return
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Errorf("line %d, %s: %v", e.line, e.title, err)
+		return
+	}
+	got := describe(resp.StatusCode, data)
+	if len(e.answer) == 1 && e.answer[0] == fmt.Sprint("=> ", e.code) { // only the code is asked for
+		got = []string{fmt.Sprint("=> ", resp.StatusCode)}
+	}
+	if !slices.EqualFunc(got, e.answer, matches) {
+		t.Errorf("line %d, %s: %s %s\ngot:\n\t%s\nwant:\n\t%s", e.line, e.title, e.method, e.path,
+			strings.Join(got, "\n\t"), strings.Join(e.answer, "\n\t"))
+	}
+}
+
+// describe writes an answer as the file does.
+func describe(code int, data []byte) []string {
+	var status metav1.Status
+	if json.Unmarshal(data, &status) != nil || status.Kind != "Status" {
+		first, _, _ := strings.Cut(string(bytes.TrimSpace(data)), "\n")
+		return []string{strings.TrimSpace(fmt.Sprintf("=> %d text %s", code, first))}
+	}
+	line := func(s string) string { return strings.ReplaceAll(s, "\n", `\n`) }
+	dash := func(s string) string {
+		if s == "" {
+			return "-"
+		}
+		return s
+	}
+	answer := []string{fmt.Sprintf("=> %d %s %s", status.Code, dash(string(status.Reason)), line(status.Message))}
+	if int(status.Code) != code {
+		answer = append(answer, fmt.Sprintf("but the HTTP status is %d", code))
+	}
+	d := status.Details
+	if d == nil {
+		return answer
+	}
+	var pairs []string
+	for _, p := range []struct{ key, value string }{{"name", d.Name}, {"group", d.Group}, {"kind", d.Kind}} {
+		if p.value != "" {
+			pairs = append(pairs, p.key+"="+p.value)
+		}
+	}
+	if d.RetryAfterSeconds != 0 {
+		pairs = append(pairs, fmt.Sprint("retryAfterSeconds=", d.RetryAfterSeconds))
+	}
+	if len(pairs) > 0 {
+		answer = append(answer, "details "+strings.Join(pairs, " "))
+	}
+	for _, c := range d.Causes {
+		answer = append(answer, fmt.Sprintf("cause %s %s %s", dash(string(c.Type)), dash(c.Field), line(c.Message)))
+	}
+	return answer
+}
+
+// matches compares a line with one of the file, which has placeholders.
+func matches(got, want string) bool {
+	pattern := regexp.QuoteMeta(want)
+	for placeholder, means := range map[string]string{"uid": `[0-9a-f-]{36}`, "rv": `[1-9][0-9]*`, `\.\.\.`: `.*`} {
+		pattern = strings.ReplaceAll(pattern, `\{`+placeholder+`\}`, means)
+	}
+	return regexp.MustCompile("^" + pattern + "$").MatchString(got)
+}
+
+// clientOf has the certificate of "user/group,group", or none for "nobody".
+func clientOf(t *testing.T, c *peers.Cluster, user string) *http.Client {
+	t.Helper()
+	name, groups, _ := strings.Cut(user, "/")
+	cfg := c.Config(name, strings.Split(groups, ",")...)
+	if user == "nobody" {
+		cfg = rest.AnonymousClientConfig(cfg)
+	}
+	transport, err := rest.TransportFor(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &http.Client{Transport: transport}
+}
+
+func read(t *testing.T) []*exchange {
+	t.Helper()
+	data, err := os.ReadFile("testdata/refusals.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []*exchange
+	var e *exchange
+	for i, line := range strings.Split(string(data), "\n") {
+		if e == nil {
+			e = &exchange{user: "admin/system:masters", header: http.Header{}, contentType: "application/json"}
+		}
+		switch word, rest, _ := strings.Cut(line, " "); {
+		case line == "" && e.code == 0:
+			*e = exchange{user: e.user, header: e.header, contentType: e.contentType}
+		case line == "":
+			all, e = append(all, e), nil
+		case e.code != 0: // after "=>" the answer goes on
+			e.answer = append(e.answer, line)
+		case word == "=>":
+			first, _, _ := strings.Cut(rest, " ")
+			if e.code, err = strconv.Atoi(first); err != nil {
+				t.Fatalf("line %d: %v", i+1, err)
+			}
+			e.answer = []string{line}
+		case e.method != "":
+			e.body += line
+		case strings.HasPrefix(line, "#"):
+			e.title = rest
+		case word == "as":
+			e.user = rest
+		case word == "with":
+			name, value, _ := strings.Cut(rest, ": ")
+			e.header.Set(name, value)
+		default:
+			parts := append(strings.Fields(line), "")
+			e.line, e.method, e.path = i+1, parts[0], parts[1]
+			if parts[2] != "" {
+				e.contentType = parts[2]
+			}
+		}
+	}
+	if len(all) < 80 {
+		t.Fatalf("only %d exchanges were read: the file has lost its form", len(all))
+	}
+	return all
+}
