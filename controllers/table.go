@@ -29,6 +29,8 @@ var table = []descriptor{
 	{name: "endpointslice-mirroring-controller", alias: "endpointslicemirroring", account: "endpointslicemirroring-controller", start: startEndpointSliceMirroring},
 	{name: "service-lb-controller", alias: "service", account: "service-controller", start: startServiceLB},
 	{name: "ttl-controller", alias: "ttl", account: "ttl-controller", start: startTTL},
+	{name: "horizontal-pod-autoscaler-controller", alias: "horizontalpodautoscaling", account: "horizontal-pod-autoscaler", start: startHPA},
+	{name: "serviceaccount-token-controller", alias: "serviceaccount-token", start: startServiceAccountToken},
 	{name: "serviceaccount-controller", alias: "serviceaccount", account: "service-account-controller", start: startServiceAccount},
 	{name: "root-ca-certificate-publisher-controller", alias: "root-ca-cert-publisher", account: "root-ca-cert-publisher", start: startRootCA},
 	{name: "node-ipam-controller", alias: "nodeipam", account: "node-controller", start: startNodeIPAM},

@@ -87,6 +87,7 @@ func (w *world) startManager() {
 	cfg.Client, cfg.LeaderElect = w.config, false
 	cfg.AllocateNodeCIDRs, cfg.ClusterCIDR = true, netip.MustParsePrefix("10.244.0.0/16")
 	cfg.RootCA = []byte("a CA")
+	cfg.LoadBalancerPool = []netip.Prefix{netip.MustParsePrefix("172.30.0.200/30")}
 	ctx, cancel := context.WithCancel(w.ctx)
 	w.stopManager, w.managerDone = cancel, make(chan struct{})
 	go func() {

@@ -1,0 +1,292 @@
+package controllers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"orrery/client"
+)
+
+type autoscaler = autoscalingv2.HorizontalPodAutoscaler
+
+// autoscalers is the horizontal pod autoscaler.
+//
+// Watches: HorizontalPodAutoscalers, Pods; asks metrics.k8s.io.
+// Wants: as many replicas that the pods' mean usage is what the metric's target
+// says.
+// Does: each 15 s computes a size for each metric and takes the greatest; follows
+// it upwards at once and downwards only when it was lower for five minutes, and
+// both no faster than the policies allow; writes the target's scale.
+// Upstream: pkg/controller/podautoscaler/horizontal.go, HorizontalController.
+// Left out: metrics of type Pods, Object and External (custom.metrics.k8s.io).
+type autoscalers struct {
+	*client.Controller
+	cfg      *Config
+	client   *client.Client
+	hpas     *client.Informer[*autoscaler]
+	pods     *client.Informer[*corev1.Pod]
+	api      *client.Resource[*autoscaler]
+	recorder *client.Recorder
+
+	mu      sync.Mutex
+	history map[string]*scaleHistory // by HPA key; guarded by mu
+}
+
+func startHPA(e *env) (func(context.Context) error, error) {
+	c := &autoscalers{
+		cfg: e.cfg, client: e.client, hpas: watching[*autoscaler](e), pods: watching[*corev1.Pod](e),
+		api: client.For[*autoscaler](e.client), recorder: e.recorder("horizontal-pod-autoscaler"), history: map[string]*scaleHistory{},
+	}
+	c.Controller = client.NewController("horizontal-pod-autoscaler-controller", c.reconcile)
+	c.hpas.AddHandler(client.Handler[*autoscaler]{
+		Add: func(h *autoscaler) { c.Enqueue(h) },
+		Update: func(old, h *autoscaler) {
+			if old.Generation != h.Generation {
+				c.Enqueue(h)
+			}
+		},
+		Delete: func(h *autoscaler) { c.Enqueue(h) },
+	})
+	return c.Run, nil
+}
+
+func (c *autoscalers) reconcile(ctx context.Context, key string) (client.Result, error) {
+	cached, ok := c.hpas.GetKey(key)
+	c.mu.Lock()
+	if !ok {
+		delete(c.history, key)
+		c.mu.Unlock()
+		return client.Result{}, nil
+	}
+	if c.history[key] == nil {
+		c.history[key] = &scaleHistory{}
+	}
+	past := c.history[key]
+	c.mu.Unlock()
+	h := cached.DeepCopy()
+	err := c.scale(ctx, h, past)
+	h.Status.ObservedGeneration = new(h.Generation)
+	if !equality.Semantic.DeepEqual(cached.Status, h.Status) {
+		if _, statusErr := c.api.UpdateStatus(ctx, h); statusErr != nil {
+			return client.Result{}, statusErr
+		}
+	}
+	if err != nil {
+		logFailure("horizontal-pod-autoscaler-controller", key, err)
+	}
+	return client.Result{RequeueAfter: c.cfg.HPASyncPeriod}, nil
+}
+
+// scale is one pass over one autoscaler; h gets the new status.
+func (c *autoscalers) scale(ctx context.Context, h *autoscaler, past *scaleHistory) error {
+	path, err := c.scalePath(ctx, h)
+	var scale autoscalingv1.Scale
+	if err == nil {
+		err = getJSON(ctx, c.client, path, &scale)
+	}
+	if err != nil {
+		c.recorder.Event(h, warning, "FailedGetScale", err.Error())
+		setHPA(h, autoscalingv2.AbleToScale, false, "FailedGetScale", "the HPA controller was unable to get the target's current scale: %v", err)
+		return err
+	}
+	setHPA(h, autoscalingv2.AbleToScale, true, "SucceededGetScale", "the HPA controller was able to get the target's current scale")
+	current := scale.Spec.Replicas
+	h.Status.CurrentReplicas = scale.Status.Replicas
+	least := int32(1)
+	if h.Spec.MinReplicas != nil {
+		least = *h.Spec.MinReplicas
+	}
+	desired, reason := current, ""
+	switch {
+	case current == 0 && least != 0:
+		h.Status.DesiredReplicas = 0
+		setHPA(h, autoscalingv2.ScalingActive, false, "ScalingDisabled", "scaling is disabled since the replica count of the target is zero")
+		return nil
+	case current > h.Spec.MaxReplicas:
+		desired, reason = h.Spec.MaxReplicas, "Current number of replicas above Spec.MaxReplicas"
+	case current < least:
+		desired, reason = least, "Current number of replicas below Spec.MinReplicas"
+	default:
+		if desired, reason, err = c.proposal(ctx, h, current, scale.Status.Selector); err != nil {
+			h.Status.DesiredReplicas = current
+			c.recorder.Event(h, warning, "FailedComputeMetricsReplicas", err.Error())
+			return err
+		}
+		desired = past.limit(h, current, desired, least, c.cfg.HPADownscaleStabilization, time.Now())
+	}
+	h.Status.DesiredReplicas = desired
+	if desired == current {
+		return nil
+	}
+	scale.Spec.Replicas = desired
+	body, err := json.Marshal(scale)
+	if err == nil {
+		_, err = c.client.Raw(ctx, http.MethodPut, path, nil, "application/json", body)
+	}
+	if err != nil {
+		c.recorder.Eventf(h, warning, "FailedRescale", "New size: %d; reason: %s; error: %v", desired, reason, err)
+		setHPA(h, autoscalingv2.AbleToScale, false, "FailedUpdateScale", "the HPA controller was unable to update the target scale: %v", err)
+		return err
+	}
+	setHPA(h, autoscalingv2.AbleToScale, true, "SucceededRescale", "the HPA controller was able to update the target scale to %d", desired)
+	c.recorder.Eventf(h, normal, "SuccessfulRescale", "New size: %d; reason: %s", desired, reason)
+	past.note(current, desired, time.Now())
+	h.Status.LastScaleTime = new(metav1.Now())
+	return nil
+}
+
+// scalePath is where the target's scale is.
+func (c *autoscalers) scalePath(ctx context.Context, h *autoscaler) (string, error) {
+	gv, err := schema.ParseGroupVersion(h.Spec.ScaleTargetRef.APIVersion)
+	if err != nil {
+		return "", fmt.Errorf("invalid API version in scale target reference: %w", err)
+	}
+	all, err := discover(ctx, c.client)
+	i := slices.IndexFunc(all, func(r apiResource) bool { return r.gvr.Group == gv.Group && r.kind == h.Spec.ScaleTargetRef.Kind })
+	if i < 0 {
+		return "", errors.Join(fmt.Errorf("no matches for kind %q in version %q", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.APIVersion), err)
+	}
+	root := "/apis/" + all[i].gvr.Group + "/"
+	if all[i].gvr.Group == "" {
+		root = "/api/"
+	}
+	return fmt.Sprintf("%s%s/namespaces/%s/%s/%s/scale", root, all[i].gvr.Version, h.Namespace, all[i].gvr.Resource, h.Spec.ScaleTargetRef.Name), nil
+}
+
+// proposal is the greatest size that a metric asks for. Metrics that fail do not
+// count upwards, and downwards only a full set is believed.
+func (c *autoscalers) proposal(ctx context.Context, h *autoscaler, current int32, selector string) (desired int32, reason string, err error) {
+	h.Status.CurrentMetrics = nil
+	var failed error
+	found := ""
+	for _, spec := range h.Spec.Metrics {
+		n, name, status, err := c.metric(ctx, h, spec, current, selector)
+		if err != nil {
+			failed = err
+			continue
+		}
+		h.Status.CurrentMetrics = append(h.Status.CurrentMetrics, status)
+		if found == "" || n > desired {
+			desired, found = n, name
+		}
+	}
+	if failed != nil && (found == "" || desired < current) {
+		setHPA(h, autoscalingv2.ScalingActive, false, "FailedGetResourceMetric", "the HPA was unable to compute the replica count: %v", failed)
+		return 0, "", fmt.Errorf("invalid metrics (%d invalid out of %d), first error is: %w", len(h.Spec.Metrics)-len(h.Status.CurrentMetrics), len(h.Spec.Metrics), failed)
+	}
+	setHPA(h, autoscalingv2.ScalingActive, true, "ValidMetricFound", "the HPA was able to successfully calculate a replica count from %s", found)
+	reason = "All metrics below target"
+	if desired > current {
+		reason = found + " above target"
+	}
+	return desired, reason, nil
+}
+
+// metric is the size that one metric asks for.
+func (c *autoscalers) metric(ctx context.Context, h *autoscaler, spec autoscalingv2.MetricSpec, current int32, selector string) (n int32, name string, status autoscalingv2.MetricStatus, err error) {
+	var target autoscalingv2.MetricTarget
+	var res corev1.ResourceName
+	container := ""
+	switch {
+	case spec.Type == autoscalingv2.ResourceMetricSourceType && spec.Resource != nil:
+		res, target = spec.Resource.Name, spec.Resource.Target
+	case spec.Type == autoscalingv2.ContainerResourceMetricSourceType && spec.ContainerResource != nil:
+		res, target, container = spec.ContainerResource.Name, spec.ContainerResource.Target, spec.ContainerResource.Container
+	default:
+		return 0, "", status, fmt.Errorf("metric source type %q is not supported here", spec.Type)
+	}
+	sel, err := labels.Parse(selector)
+	if err != nil {
+		return 0, "", status, err
+	}
+	usage, err := c.usage(ctx, h.Namespace, selector, res, container)
+	if err != nil {
+		return 0, "", status, fmt.Errorf("failed to get %s utilization: unable to get metrics for resource %s: %w", res, res, err)
+	}
+	pods := filter(c.pods.List(), func(p *corev1.Pod) bool { return p.Namespace == h.Namespace && sel.Matches(labels.Set(p.Labels)) })
+	w, err := weigh(pods, usage, res, container)
+	if err != nil {
+		return 0, "", status, fmt.Errorf("failed to get %s utilization: %w", res, err)
+	}
+	value := autoscalingv2.MetricValueStatus{AverageValue: resource.NewMilliQuantity(w.average(), resource.DecimalSI)}
+	if target.AverageUtilization != nil {
+		value.AverageUtilization = new(int32(w.utilization()))
+		n, name = w.replicas(float64(*target.AverageUtilization)/100, current), fmt.Sprintf("%s resource utilization (percentage of request)", res)
+	} else if target.AverageValue != nil {
+		n, name = w.replicasForValue(target.AverageValue.MilliValue(), current), fmt.Sprintf("%s resource", res)
+	} else {
+		return 0, "", status, errors.New("invalid resource metric source: neither an average utilization target nor an average value (usage) target was set")
+	}
+	if container != "" {
+		return n, name, autoscalingv2.MetricStatus{Type: spec.Type, ContainerResource: &autoscalingv2.ContainerResourceMetricStatus{Name: res, Container: container, Current: value}}, nil
+	}
+	return n, name, autoscalingv2.MetricStatus{Type: spec.Type, Resource: &autoscalingv2.ResourceMetricStatus{Name: res, Current: value}}, nil
+}
+
+// podMetrics is the part of metrics.k8s.io that is read here.
+type podMetrics struct {
+	Items []struct {
+		Metadata   metav1.ObjectMeta `json:"metadata"`
+		Containers []struct {
+			Name  string              `json:"name"`
+			Usage corev1.ResourceList `json:"usage"`
+		} `json:"containers"`
+	} `json:"items"`
+}
+
+// usage is what each pod uses of a resource, in thousandths.
+func (c *autoscalers) usage(ctx context.Context, namespace, selector string, res corev1.ResourceName, container string) (map[string]int64, error) {
+	raw, err := c.client.Raw(ctx, http.MethodGet, "/apis/metrics.k8s.io/v1beta1/namespaces/"+namespace+"/pods", url.Values{"labelSelector": {selector}}, "", nil)
+	if err != nil {
+		return nil, err
+	}
+	var list podMetrics
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, err
+	}
+	out := map[string]int64{}
+	for _, p := range list.Items {
+		for _, ct := range p.Containers {
+			if q, ok := ct.Usage[res]; ok && (container == "" || ct.Name == container) {
+				out[p.Metadata.Name] += q.MilliValue()
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.New("no metrics returned from resource metrics API")
+	}
+	return out, nil
+}
+
+// setHPA sets a condition.
+func setHPA(h *autoscaler, t autoscalingv2.HorizontalPodAutoscalerConditionType, ok bool, reason, format string, args ...any) {
+	c := autoscalingv2.HorizontalPodAutoscalerCondition{Type: t, Status: corev1.ConditionFalse, Reason: reason, Message: fmt.Sprintf(format, args...), LastTransitionTime: metav1.Now()}
+	if ok {
+		c.Status = corev1.ConditionTrue
+	}
+	i := slices.IndexFunc(h.Status.Conditions, func(have autoscalingv2.HorizontalPodAutoscalerCondition) bool { return have.Type == t })
+	if i < 0 {
+		h.Status.Conditions = append(h.Status.Conditions, c)
+		return
+	}
+	if h.Status.Conditions[i].Status == c.Status {
+		c.LastTransitionTime = h.Status.Conditions[i].LastTransitionTime
+	}
+	h.Status.Conditions[i] = c
+}

@@ -1,0 +1,184 @@
+package failure
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"orrery/client"
+	"orrery/controllers"
+)
+
+func (w *world) claim(name, class, size string) {
+	w.t.Helper()
+	_, err := client.For[*corev1.PersistentVolumeClaim](w.client).Create(w.ctx, &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			StorageClassName: &class, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)}},
+		},
+	})
+	w.must(err)
+}
+
+func (w *world) volume(name, class, size string) {
+	w.t.Helper()
+	_, err := client.For[*corev1.PersistentVolume](w.client).Create(w.ctx, &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeSpec{
+			StorageClassName: class, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Capacity:               corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/tmp"}},
+		},
+	})
+	w.must(err)
+}
+
+func TestAClaimGetsTheSmallestVolumeThatFits(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.twoNodes()
+		claims, volumes := client.For[*corev1.PersistentVolumeClaim](w.client), client.For[*corev1.PersistentVolume](w.client)
+		w.volume("small", "manual", "1Gi")
+		w.volume("large", "manual", "9Gi")
+		w.volume("medium", "manual", "5Gi")
+		w.claim("data", "manual", "3Gi")
+		w.until(10 * time.Second)
+		p, err := claims.Get(w.ctx, "default", "data")
+		w.must(err)
+		if p.Spec.VolumeName != "medium" || p.Status.Phase != corev1.ClaimBound || p.Status.Capacity.Storage().String() != "5Gi" {
+			t.Errorf("%s %+v", p.Spec.VolumeName, p.Status)
+		}
+		pod, err := client.For[*corev1.Pod](w.client).Create(w.ctx, &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "user"},
+			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}, Volumes: []corev1.Volume{{Name: "v",
+				VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}},
+		})
+		w.must(err)
+		w.until(12 * time.Second)
+		w.must(claims.Delete(w.ctx, "default", "data", metav1.DeleteOptions{}))
+		w.until(15 * time.Second)
+		if p, err := claims.Get(w.ctx, "default", "data"); err != nil || p.DeletionTimestamp == nil {
+			t.Errorf("a claim that a pod uses went: %v", err)
+		}
+		w.must(client.For[*corev1.Pod](w.client).Delete(w.ctx, "default", pod.Name, metav1.DeleteOptions{}))
+		w.until(20 * time.Second)
+		if _, err := claims.Get(w.ctx, "default", "data"); !apierrors.IsNotFound(err) {
+			t.Errorf("the claim is still there: %v", err)
+		}
+		v, err := volumes.Get(w.ctx, "", "medium")
+		w.must(err)
+		if v.Status.Phase != corev1.VolumeReleased {
+			t.Errorf("%s", v.Status.Phase)
+		}
+	})
+}
+
+func TestAVolumeIsMadeWhereTheClassNamesOurProvisioner(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.until(5 * time.Second)
+		_, err := client.For[*storagev1.StorageClass](w.client).Create(w.ctx, &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "local"}, Provisioner: controllers.HostPathProvisioner})
+		w.must(err)
+		w.claim("data", "local", "1Gi")
+		w.until(10 * time.Second)
+		p, err := client.For[*corev1.PersistentVolumeClaim](w.client).Get(w.ctx, "default", "data")
+		w.must(err)
+		if p.Status.Phase != corev1.ClaimBound || p.Spec.VolumeName != "pvc-"+string(p.UID) {
+			t.Errorf("%+v", p)
+		}
+		w.must(client.For[*corev1.PersistentVolumeClaim](w.client).Delete(w.ctx, "default", "data", metav1.DeleteOptions{}))
+		w.until(15 * time.Second)
+		list, err := client.For[*corev1.PersistentVolume](w.client).List(w.ctx, "", metav1.ListOptions{})
+		w.must(err)
+		if len(list.Items) != 0 {
+			t.Errorf("the volume outlives its claim: %+v", list.Items[0].Status)
+		}
+	})
+}
+
+func TestLoadBalancersGetAddressesFromThePool(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.until(5 * time.Second)
+		api := client.For[*corev1.Service](w.client)
+		for _, name := range []string{"a", "b"} {
+			_, err := api.Create(w.ctx, &corev1.Service{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+				Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}}},
+			})
+			w.must(err)
+		}
+		w.until(6 * time.Second)
+		seen := map[string]bool{}
+		for _, name := range []string{"a", "b"} {
+			s, err := api.Get(w.ctx, "default", name)
+			w.must(err)
+			for _, in := range s.Status.LoadBalancer.Ingress {
+				seen[in.IP] = true
+			}
+		}
+		if !seen["172.30.0.200"] || !seen["172.30.0.201"] {
+			t.Errorf("%v", seen)
+		}
+	})
+}
+
+func TestHandWrittenEndpointsAreMirrored(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.until(5 * time.Second)
+		_, err := client.For[*corev1.Service](w.client).Create(w.ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 5432}}}})
+		w.must(err)
+		_, err = client.For[*corev1.Endpoints](w.client).Create(w.ctx, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"},
+			Subsets: []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: "192.168.1.9"}}, Ports: []corev1.EndpointPort{{Port: 5432, Protocol: corev1.ProtocolTCP}}}}})
+		w.must(err)
+		w.until(6 * time.Second)
+		list, err := client.For[*discoveryv1.EndpointSlice](w.client).List(w.ctx, "default", metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=db"})
+		w.must(err)
+		if len(list.Items) != 1 || list.Items[0].Endpoints[0].Addresses[0] != "192.168.1.9" || list.Items[0].Labels["endpointslice.kubernetes.io/managed-by"] != "endpointslicemirroring-controller.k8s.io" {
+			t.Errorf("%+v", list.Items)
+		}
+	})
+}
+
+func TestAQuotaSaysWhatIsUsed(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.twoNodes()
+		w.deploy("hello-world", 2)
+		w.until(10 * time.Second)
+		api := client.For[*corev1.ResourceQuota](w.client)
+		hard := corev1.ResourceList{"pods": resource.MustParse("5"), "count/deployments.apps": resource.MustParse("9"), "services": resource.MustParse("9")}
+		_, err := api.Create(w.ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}})
+		w.must(err)
+		w.until(11 * time.Second)
+		q, err := api.Get(w.ctx, "default", "q")
+		w.must(err)
+		for name, want := range map[corev1.ResourceName]int64{"pods": 2, "count/deployments.apps": 1, "services": 2} {
+			if n := q.Status.Used[name]; n.Value() != want {
+				t.Errorf("%s: %s, want %d", name, n.String(), want)
+			}
+		}
+	})
+}
+
+func TestABudgetSaysHowManyPodsMayGo(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.twoNodes()
+		w.deploy("hello-world", 3)
+		api := client.For[*policyv1.PodDisruptionBudget](w.client)
+		_, err := api.Create(w.ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "b"},
+			Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: new(intstr.FromString("34%")), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "hello-world"}}}})
+		w.must(err)
+		w.until(10 * time.Second)
+		b, err := api.Get(w.ctx, "default", "b")
+		w.must(err)
+		if s := b.Status; s.ExpectedPods != 3 || s.DesiredHealthy != 1 || s.CurrentHealthy != 3 || s.DisruptionsAllowed != 2 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
