@@ -23,8 +23,9 @@ func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 	image, err := k.imageStatus(ctx, name)
 	if err != nil {
 		err = plain(err)
-		k.containerEvent(pod, c.Name, corev1.EventTypeWarning, "InspectFailed", fmt.Sprintf("Failed to inspect image %q: %v", name, err))
-		return nil, errImageInspect, fmt.Errorf("Failed to inspect image %q: %w", name, err)
+		msg := fmt.Sprintf("Failed to inspect image %q: %v", name, err)
+		k.containerEvent(pod, c.Name, corev1.EventTypeWarning, "InspectFailed", msg)
+		return nil, errImageInspect, errors.New(msg)
 	}
 	if image != nil && c.ImagePullPolicy != corev1.PullAlways {
 		k.containerEvent(pod, c.Name, corev1.EventTypeNormal, "Pulled",

@@ -89,8 +89,8 @@ func New(cfg Config) (*Kubelet, error) {
 		Facts: func(pod *corev1.Pod) *corev1.Pod { return k.withIPs(pod, []string{k.status.get(pod).PodIP}) }}
 	version := strings.SplitN(strings.TrimPrefix(cfg.Version, "v")+"..", ".", 3)
 	k.probes = &probes.Manager{
-		Prober:  probes.Prober{Exec: k.execProbe, UserAgent: "kube-probe/" + version[0] + "." + version[1]},
-		Ask: cfg.Probe, Changed: k.workers.changed,
+		Prober: probes.Prober{Exec: k.execProbe, UserAgent: "kube-probe/" + version[0] + "." + version[1]},
+		Ask:    cfg.Probe, Changed: k.workers.changed,
 		Event: func(pod *corev1.Pod, container, message string) {
 			k.containerEvent(pod, container, corev1.EventTypeWarning, "Unhealthy", message)
 		},

@@ -151,6 +151,7 @@ func (k *Kubelet) updateNodeStatus(ctx context.Context, reported time.Time) (sen
 	if err != nil {
 		return false, err
 	}
+	k.node.Store(node) // its labels may have changed
 	next := node.DeepCopy()
 	events := k.fillNodeStatus(ctx, next)
 	if time.Since(reported) < k.cfg.Settings.NodeStatusReportFrequency.Duration && !statusChanged(node, next) {

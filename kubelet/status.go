@@ -31,7 +31,6 @@ const statusRetry = 10 * time.Second
 type statusManager struct {
 	api    *client.Client
 	pods   *podStore
-	wake   func(types.UID)
 	log    *slog.Logger
 	queue  *client.Queue[types.UID]
 	mu     sync.Mutex
