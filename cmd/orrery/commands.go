@@ -31,7 +31,7 @@ func command() *cobra.Command {
 	}
 	root.PersistentFlags().StringVarP(&c.Name, "profile", "p", lab.DefaultProfile, "name of the cluster")
 	root.PersistentFlags().BoolVar(&dryRun, "dry-run", false, "print the docker commands instead of running them")
-	root.AddCommand(startCommand(c), nodeCommand(c), sshCommand(c), imageCommand(c), logsCommand(c), kubectlCommand(c),
+	root.AddCommand(startCommand(c), nodeCommand(c), sshCommand(c), imageCommand(c), logsCommand(c), kubectlCommand(c), simCommand(c),
 		&cobra.Command{Use: "stop", Short: "Stop all nodes; their disks stay", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.Stop(cmd.Context()) }},
 		&cobra.Command{Use: "delete", Short: "Remove the cluster and everything that belongs to it", Args: cobra.NoArgs,

@@ -1,0 +1,118 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"orrery/apiserver"
+	"orrery/client"
+	"orrery/client/timing"
+	"orrery/controllers"
+	"orrery/scheduler"
+)
+
+// The ranges of a kubeadm cluster; pods have the wide one when there are more
+// nodes than a /16 has /24s.
+var (
+	podCIDR     = netip.MustParsePrefix("10.244.0.0/16")
+	widePodCIDR = netip.MustParsePrefix("10.128.0.0/9")
+	serviceCIDR = netip.MustParsePrefix("10.96.0.0/12")
+	lbPool      = netip.MustParsePrefix("172.31.0.0/24")
+)
+
+// lives numbers the processes of components, so that each has an identity of its own.
+var lives atomic.Int64
+
+func identity(name string) string {
+	return name + "_" + strconv.FormatInt(lives.Add(1), 10)
+}
+
+// runAPIServer is one life of kube-apiserver, with the flags that kubeadm gives it.
+func (s *Sim) runAPIServer(ctx context.Context) error {
+	cfg := apiserver.Config{
+		Store: s.cfg.Store, Version: s.cfg.Version, Log: s.cfg.Log, AllowAll: s.cfg.Plain,
+		AdvertiseAddress: s.all[0].ip, SecurePort: s.port(), KubeletDial: s.dialKubelet, KubeletAddressTypes: []string{"InternalIP"},
+		ServiceCIDR: serviceCIDR, FirstNodePort: 30000, LastNodePort: 32767, EnableAdmission: []string{"NodeRestriction"},
+		Times: apiserver.Times{EventTTL: timing.EventTTL, Compaction: timing.CompactionInterval, RequestTimeout: timing.RequestTimeout, BookmarkPeriod: timing.BookmarkPeriod},
+	}
+	if !s.cfg.Plain {
+		cfg.TLSCertFile, cfg.TLSKeyFile = s.pki.file(serving+".crt"), s.pki.file(serving+".key")
+		cfg.KubeletClientCertificate, cfg.KubeletClientKey = s.pki.file(kubeletClient+".crt"), s.pki.file(kubeletClient+".key")
+		cfg.AuthorizationModes = []string{"Node", "RBAC"}
+		issuer := "https://kubernetes.default.svc.cluster.local"
+		cfg.Authentication = apiserver.Authentication{ClientCAFile: s.pki.file(caCert), Anonymous: true, BootstrapTokens: true,
+			ServiceAccountIssuers: []string{issuer}, ServiceAccountKeyFiles: []string{s.pki.file(accountsKey)},
+			ServiceAccountSigningKey: s.pki.file(accountsKey), ServiceAccountExtendedToken: true}
+	}
+	var tcp net.Listener
+	if s.cfg.Address != "" {
+		var err error
+		if tcp, err = net.Listen("tcp", s.cfg.Address); err != nil {
+			return err
+		}
+	}
+	cfg.Listener = s.hub.listen(tcp)
+	server, err := apiserver.New(cfg)
+	if err != nil {
+		return errors.Join(err, cfg.Listener.Close())
+	}
+	return server.Run(ctx)
+}
+
+// runControllers is one life of kube-controller-manager.
+func (s *Sim) runControllers(ctx context.Context) error {
+	cfg := controllers.DefaultConfig()
+	var err error
+	if cfg.Client, err = s.access("system:kube-controller-manager", ControllerManager); err != nil {
+		return err
+	}
+	cfg.Client.Dial = s.links[ControllerManager].Dial
+	cfg.Identity = identity("orrery")
+	cfg.AllocateNodeCIDRs, cfg.ClusterCIDR, cfg.ServiceCIDR = true, podCIDR, serviceCIDR
+	if len(s.all) > 250 {
+		cfg.ClusterCIDR = widePodCIDR
+	}
+	cfg.LoadBalancerPool = []netip.Prefix{lbPool}
+	cfg.TimeScale = s.cfg.TimeScale
+	if s.cfg.Plain {
+		cfg.RootCA = []byte("none")
+	} else {
+		cfg.UseServiceAccountCredentials, cfg.RootCA = true, s.pki.caPEM
+		cfg.ClusterSigningCert, cfg.ClusterSigningKey, cfg.ServiceAccountKeyFile = s.pki.file(caCert), s.pki.file(caKey), s.pki.file(accountsKey)
+	}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	return controllers.Run(ctx, cfg)
+}
+
+// runScheduler is one life of kube-scheduler.
+func (s *Sim) runScheduler(ctx context.Context) error {
+	access, err := s.access("system:kube-scheduler", Scheduler)
+	if err != nil {
+		return err
+	}
+	access.Dial = s.links[Scheduler].Dial
+	c, err := client.New(access)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	recording, stop := context.WithCancel(ctx)
+	recorder := client.NewRecorder(c, scheduler.DefaultName, "")
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = recorder.Run(recording) })
+	defer wg.Wait()
+	defer stop()
+	e := client.LeaderElector{Client: c, Namespace: "kube-system", Name: Scheduler, Identity: identity("orrery"), Recorder: recorder, ReleaseOnCancel: true,
+		LeaseDuration: timing.LeaderLeaseDuration, RenewDeadline: timing.LeaderRenewDeadline, RetryPeriod: timing.LeaderRetryPeriod}
+	timing.Scale(s.cfg.TimeScale, &e.LeaseDuration, &e.RenewDeadline, &e.RetryPeriod)
+	return e.Lead(ctx, func(ctx context.Context) error {
+		return scheduler.New(scheduler.Config{Client: c, Recorder: recorder}).Run(ctx)
+	})
+}
