@@ -108,6 +108,10 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&c.pool, "load-balancer-pool", nil, "CIDR ranges for Services of type LoadBalancer (not upstream: there, a cloud does it)")
 	fs.IntVar(&c.ConcurrentDeploymentSyncs, "concurrent-deployment-syncs", 5, "workers of the deployment controller")
 	c.addTimeFlags(fs)
+	for _, name := range []string{"feature-gates", "cloud-provider", "kube-api-qps", "kube-api-burst", "concurrent-gc-syncs", "concurrent-replicaset-syncs",
+		"concurrent-endpoint-syncs", "concurrent-service-endpoint-syncs", "concurrent-namespace-syncs", "concurrent-job-syncs"} {
+		fs.String(name, "", "accepted as upstream's and ignored")
+	}
 }
 
 func (c *Config) addTimeFlags(fs *pflag.FlagSet) {

@@ -81,6 +81,7 @@ func startDisruption(e *env) (func(context.Context) error, error) {
 			stale.Enqueue(p)
 		}
 	}
+	c.pods.AddIndex(byNamespace, namespaceIndex[*corev1.Pod])
 	c.pods.AddHandler(client.HandlerFunc(changed))
 	return together(c.Run, stale.Run), nil
 }
@@ -95,8 +96,8 @@ func (c *disruptions) reconcile(ctx context.Context, key string) (client.Result,
 	if !ok {
 		return client.Result{}, nil
 	}
-	pods := filter(c.pods.List(), func(p *corev1.Pod) bool {
-		return p.Namespace == b.Namespace && budgetSelects(b, p) && !podFinished(p)
+	pods := filter(c.pods.ByIndex(byNamespace, b.Namespace), func(p *corev1.Pod) bool {
+		return budgetSelects(b, p) && !podFinished(p)
 	})
 	if len(pods) == 0 {
 		c.recorder.Event(b, normal, "NoPods", "No matching pods found")

@@ -70,6 +70,7 @@ func startEndpoints(e *env) (func(context.Context) error, error) {
 		return client.Result{}, err
 	})
 	services.AddHandler(client.On[*corev1.Service](c))
+	pods.AddIndex(byNamespace, namespaceIndex[*corev1.Pod])
 	pods.AddHandler(servicesOfPods(c, services))
 	endpoints.AddHandler(client.Handler[*corev1.Endpoints]{Delete: func(ep *corev1.Endpoints) { c.Enqueue(ep) }})
 	return c.Run, nil
@@ -124,8 +125,8 @@ func podReference(p *corev1.Pod) *corev1.ObjectReference {
 // servicePods are the pods that a Service selects, by name.
 func servicePods(svc *corev1.Service, pods *client.Informer[*corev1.Pod]) []*corev1.Pod {
 	selector := labels.SelectorFromSet(svc.Spec.Selector)
-	out := filter(pods.List(), func(p *corev1.Pod) bool {
-		return p.Namespace == svc.Namespace && selector.Matches(labels.Set(p.Labels))
+	out := filter(pods.ByIndex(byNamespace, svc.Namespace), func(p *corev1.Pod) bool {
+		return selector.Matches(labels.Set(p.Labels))
 	})
 	slices.SortFunc(out, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
 	return out

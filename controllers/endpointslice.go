@@ -52,6 +52,7 @@ func startEndpointSlice(e *env) (func(context.Context) error, error) {
 	c.writer = sliceWriter{api: client.For[*discoveryv1.EndpointSlice](e.client), newest: map[string]map[string]string{}}
 	c.Controller = client.NewController("endpointslice-controller", c.reconcile)
 	c.services.AddHandler(client.On[*corev1.Service](c.Controller))
+	c.pods.AddIndex(byNamespace, namespaceIndex[*corev1.Pod])
 	c.pods.AddHandler(servicesOfPods(c.Controller, c.services))
 	c.slices.AddIndex(sliceIndex, sliceServiceIndex)
 	c.slices.AddHandler(c.writer.handler(c.Controller, sliceManager))

@@ -54,6 +54,7 @@ func startHPA(e *env) (func(context.Context) error, error) {
 		api: client.For[*autoscaler](e.client), recorder: e.recorder("horizontal-pod-autoscaler"), history: map[string]*scaleHistory{},
 	}
 	c.Controller = client.NewController("horizontal-pod-autoscaler-controller", c.reconcile)
+	c.pods.AddIndex(byNamespace, namespaceIndex[*corev1.Pod])
 	c.hpas.AddHandler(client.Handler[*autoscaler]{
 		Add: func(h *autoscaler) { c.Enqueue(h) },
 		Update: func(old, h *autoscaler) {
@@ -219,7 +220,7 @@ func (c *autoscalers) metric(ctx context.Context, h *autoscaler, spec autoscalin
 	if err != nil {
 		return 0, "", status, fmt.Errorf("failed to get %s utilization: unable to get metrics for resource %s: %w", res, res, err)
 	}
-	pods := filter(c.pods.List(), func(p *corev1.Pod) bool { return p.Namespace == h.Namespace && sel.Matches(labels.Set(p.Labels)) })
+	pods := filter(c.pods.ByIndex(byNamespace, h.Namespace), func(p *corev1.Pod) bool { return sel.Matches(labels.Set(p.Labels)) })
 	w, err := weigh(pods, usage, res, container)
 	if err != nil {
 		return 0, "", status, fmt.Errorf("failed to get %s utilization: %w", res, err)

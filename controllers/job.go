@@ -50,6 +50,7 @@ func startJob(e *env) (func(context.Context) error, error) {
 	}
 	c.Controller = client.NewController("job-controller", c.reconcile)
 	c.pods.AddIndex(byController, controllerIndex[*corev1.Pod])
+	c.pods.AddIndex(byNamespace, namespaceIndex[*corev1.Pod])
 	c.pods.AddHandler(c.expected.observe("Job"))
 	c.jobs.AddHandler(client.On[*batchv1.Job](c.Controller))
 	c.pods.AddHandler(ownedHandler[*batchv1.Job, *corev1.Pod](c.Controller, "Job", c.jobs, func(j *batchv1.Job) (labels.Selector, error) {
@@ -114,9 +115,9 @@ func (c *jobs) ours(job *batchv1.Job) []*corev1.Pod {
 // freeOrphans takes the finalizer off pods whose job is gone.
 func (c *jobs) freeOrphans(ctx context.Context, key string, job *batchv1.Job) error {
 	namespace, name := client.SplitKey(key)
-	return c.release(ctx, filter(c.pods.List(), func(p *corev1.Pod) bool {
+	return c.release(ctx, filter(c.pods.ByIndex(byNamespace, namespace), func(p *corev1.Pod) bool {
 		ref := metav1.GetControllerOf(p)
-		return p.Namespace == namespace && hasFinalizer(p, batchv1.JobTrackingFinalizer) &&
+		return hasFinalizer(p, batchv1.JobTrackingFinalizer) &&
 			ref != nil && ref.Kind == "Job" && ref.Name == name && (job == nil || job.UID != ref.UID)
 	}), nil)
 }

@@ -185,6 +185,11 @@ func ownedHandler[O, T client.Object](c *client.Controller, kind string, owners 
 	}
 }
 
+// byNamespace is the index of objects by namespace.
+const byNamespace = "namespace"
+
+func namespaceIndex[T client.Object](obj T) []string { return []string{obj.GetNamespace()} }
+
 // podsOnNode is the index of pods by node name.
 const podsOnNode = "node"
 

@@ -45,6 +45,7 @@ func startResourceQuota(e *env) (func(context.Context) error, error) {
 		services: watching[*corev1.Service](e), claims: watching[*pvc](e), api: client.For[*corev1.ResourceQuota](e.client),
 	}
 	c.Controller = client.NewController("resourcequota-controller", c.reconcile)
+	c.pods.AddIndex(byNamespace, namespaceIndex[*corev1.Pod])
 	c.quotas.AddHandler(client.On[*corev1.ResourceQuota](c.Controller))
 	again := func(namespace string) {
 		for _, q := range c.quotas.List() {
@@ -96,7 +97,7 @@ func (c *quotas) reconcile(ctx context.Context, key string) (client.Result, erro
 
 // usage is how much of one resource the quota's namespace uses now.
 func (c *quotas) usage(ctx context.Context, q *corev1.ResourceQuota, name corev1.ResourceName) (n resource.Quantity, known bool, err error) {
-	if n, known = podUsage(name, filter(c.pods.List(), func(p *corev1.Pod) bool { return p.Namespace == q.Namespace && inScopes(q, p) })); known {
+	if n, known = podUsage(name, filter(c.pods.ByIndex(byNamespace, q.Namespace), func(p *corev1.Pod) bool { return inScopes(q, p) })); known {
 		return n, true, nil
 	}
 	if n, known = serviceUsage(name, filter(c.services.List(), func(s *corev1.Service) bool { return s.Namespace == q.Namespace })); known {

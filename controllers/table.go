@@ -26,6 +26,7 @@ var table = []descriptor{
 	{name: "persistentvolume-binder-controller", alias: "persistentvolume-binder", account: "persistent-volume-binder", start: startVolumeBinder},
 	{name: "persistentvolumeclaim-protection-controller", alias: "pvc-protection", account: "pvc-protection-controller", start: startClaimProtection},
 	{name: "persistentvolume-protection-controller", alias: "pv-protection", account: "pv-protection-controller", start: startVolumeProtection},
+	{name: "ephemeral-volume-controller", alias: "ephemeral-volume", account: "ephemeral-volume-controller", start: startEphemeralVolume},
 	{name: "endpointslice-mirroring-controller", alias: "endpointslicemirroring", account: "endpointslicemirroring-controller", start: startEndpointSliceMirroring},
 	{name: "service-lb-controller", alias: "service", account: "service-controller", start: startServiceLB},
 	{name: "ttl-controller", alias: "ttl", account: "ttl-controller", start: startTTL},

@@ -28,8 +28,8 @@ func startClaimProtection(e *env) (func(context.Context) error, error) {
 		if !ok {
 			return client.Result{}, nil
 		}
-		used := slices.ContainsFunc(pods.List(), func(pod *corev1.Pod) bool {
-			return pod.Namespace == p.Namespace && pod.Spec.NodeName != "" && !podFinished(pod) && slices.Contains(claimsOf(pod), p.Name)
+		used := slices.ContainsFunc(pods.ByIndex(byNamespace, p.Namespace), func(pod *corev1.Pod) bool {
+			return pod.Spec.NodeName != "" && !podFinished(pod) && slices.Contains(claimsOf(pod), p.Name)
 		})
 		next, changed := protect(p.Finalizers, claimFinalizer, p.DeletionTimestamp != nil, used)
 		if !changed {
@@ -40,6 +40,7 @@ func startClaimProtection(e *env) (func(context.Context) error, error) {
 		_, err := api.Update(ctx, p)
 		return client.Result{}, err
 	})
+	pods.AddIndex(byNamespace, namespaceIndex[*corev1.Pod])
 	claims.AddHandler(client.On[*pvc](c))
 	pods.AddHandler(client.HandlerFunc(func(p *corev1.Pod) {
 		for _, name := range claimsOf(p) {

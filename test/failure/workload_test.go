@@ -352,3 +352,78 @@ func TestACronJobStartsOnTheMinute(t *testing.T) {
 		}
 	})
 }
+
+func TestAPausedDeploymentScalesButDoesNotRoll(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.twoNodes()
+		w.deploy("hello-world", 2)
+		w.until(10 * time.Second)
+		api := client.For[*appsv1.Deployment](w.client)
+		patch := func(spec string) {
+			_, err := api.Patch(w.ctx, "default", "hello-world", types.StrategicMergePatchType, []byte(`{"spec":`+spec+`}`))
+			w.must(err)
+		}
+		patch(`{"paused":true}`)
+		setImage[*appsv1.Deployment](w, "hello-world", "docker.io/demo/app:2")
+		patch(`{"replicas":3}`)
+		w.until(20 * time.Second)
+		images := w.podImages()
+		if len(images) != 3 || !strings.HasSuffix(images[0], ":1") || !strings.HasSuffix(images[2], ":1") {
+			t.Errorf("paused: %v", images)
+		}
+		patch(`{"paused":false}`)
+		w.until(40 * time.Second)
+		for _, i := range w.podImages() {
+			if !strings.HasSuffix(i, ":2") {
+				t.Errorf("resumed: %v", i)
+			}
+		}
+	})
+}
+
+func TestRecreateStopsAllBeforeItStartsAny(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.twoNodes()
+		w.deploy("hello-world", 2)
+		api := client.For[*appsv1.Deployment](w.client)
+		_, err := api.Patch(w.ctx, "default", "hello-world", types.StrategicMergePatchType, []byte(`{"spec":{"strategy":{"$retainKeys":["type"],"type":"Recreate"}}}`))
+		w.must(err)
+		w.until(10 * time.Second)
+		setImage[*appsv1.Deployment](w, "hello-world", "docker.io/demo/app:2")
+		w.until(10500 * time.Millisecond) // the old pods take a second to end
+		for _, i := range w.podImages() {
+			if strings.HasSuffix(i, ":2") {
+				t.Errorf("%s runs beside old pods", i)
+			}
+		}
+		w.until(20 * time.Second)
+		if images := w.podImages(); len(images) != 2 || !strings.HasSuffix(images[0], ":2") {
+			t.Errorf("%v", images)
+		}
+	})
+}
+
+func TestAStuckRolloutIsReportedAfterItsDeadline(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.until(5 * time.Second) // no node: pods stay pending
+		w.deploy("hello-world", 2)
+		progressing := func() string {
+			d, err := client.For[*appsv1.Deployment](w.client).Get(w.ctx, "default", "hello-world")
+			w.must(err)
+			for _, c := range d.Status.Conditions {
+				if c.Type == appsv1.DeploymentProgressing {
+					return c.Reason
+				}
+			}
+			return ""
+		}
+		w.until(604 * time.Second)
+		if r := progressing(); r != "ReplicaSetUpdated" && r != "NewReplicaSetCreated" {
+			t.Errorf("before: %s", r)
+		}
+		w.until(607 * time.Second)
+		if r := progressing(); r != "ProgressDeadlineExceeded" {
+			t.Errorf("after: %s", r)
+		}
+	})
+}
