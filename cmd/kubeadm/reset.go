@@ -49,8 +49,10 @@ func reset(ctx context.Context) error {
 	}
 	removePods(ctx)
 	fmt.Printf("[reset] Unmounting mounted directories in %q\n", kubeletDir)
-	unmountBelow(ctx, kubeletDir)
-	dirs := []string{manifestsDir, defaultPKIDir, kubeletDir, "/var/lib/orrery/cri"}
+	for _, dir := range []string{kubeletDir, runtimeDir} {
+		unmountBelow(ctx, dir)
+	}
+	dirs := []string{manifestsDir, defaultPKIDir, kubeletDir, runtimeDir}
 	fmt.Printf("[reset] Deleting contents of directories: %v\n", append([]string{etcdDataDir}, dirs...))
 	var failed []error
 	for _, dir := range append([]string{etcdDataDir}, dirs...) {

@@ -55,6 +55,9 @@ func TestMain(m *testing.M) {
 		if out, err := command(time.Minute, filepath.Join(bin, "orrery"), "delete", "--profile", profile); err != nil {
 			fmt.Fprintln(os.Stderr, out, err)
 			code = 1
+		} else if err := leftovers(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
 		}
 	}
 	os.Exit(code)
