@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"orrery/client"
+	"orrery/cmd/internal/serving"
 	"orrery/cmd/internal/version"
 	"orrery/controllers"
 )
@@ -28,7 +29,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	cfg, health := controllers.DefaultConfig(), controllers.Health{Address: "0.0.0.0", Port: 10257}
+	cfg, health := controllers.DefaultConfig(), serving.Health{Component: "kube-controller-manager", Address: "0.0.0.0", Port: 10257}
 	fs := pflag.NewFlagSet("kube-controller-manager", pflag.ExitOnError)
 	kubeconfig := fs.String("kubeconfig", "", "kubeconfig file; empty inside a pod")
 	showVersion := fs.Bool("version", false, "print the version and exit")

@@ -40,8 +40,8 @@ type Health struct {
 func (h *Health) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&h.Address, "bind-address", h.Address, "address of the health server")
 	fs.IntVar(&h.Port, "secure-port", h.Port, "port of the health server; 0 for none")
-	fs.StringVar(&h.CertFile, "tls-cert-file", "", "its certificate; self-signed if empty")
-	fs.StringVar(&h.KeyFile, "tls-private-key-file", "", "its key")
+	fs.StringVar(&h.CertFile, "tls-cert-file", h.CertFile, "its certificate; self-signed if empty")
+	fs.StringVar(&h.KeyFile, "tls-private-key-file", h.KeyFile, "its key")
 	for _, name := range []string{"authentication-kubeconfig", "authorization-kubeconfig", "client-ca-file", "requestheader-client-ca-file"} {
 		fs.String(name, "", "accepted as upstream's; nothing here needs authentication")
 	}
