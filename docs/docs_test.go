@@ -302,3 +302,52 @@ func (s source) upstreamRows() string {
 	}
 	return out.String()
 }
+
+// absent pairs words of gaps.md with what the code would say if the thing were there.
+var absent = []struct{ words, files, code string }{
+	{"CustomResourceDefinitions", "apiserver/*.go", "orrery/apiserver/crd"},
+	{"Admission webhooks", "apiserver/admission/webhook*/*.go", "package "},
+	{"Swagger UI", "apiserver/*/*.go", "swagger-ui"},
+	{"Ingress controller", "proxy/ingress/*.go", "package "},
+	{"modes nftables, ipvs", "proxy/*.go", "knftables"},
+	{"volume binding", "scheduler/*.go", "PersistentVolumeClaim"},
+	{"extenders", "scheduler/*.go", "type Extender"},
+	{"mounting of persistent volumes", "kubelet/volumes/*.go", ".PersistentVolumeClaim"},
+	{"in-place resize", "kubelet/*.go", "UpdateContainerResources("},
+	{"removal of unused images", "kubelet/*.go", "RemoveImage("},
+	{"rotation of containers' logs", "kubelet/*.go", "ReopenContainerLog("},
+	{"device plugins", "kubelet/*.go", "deviceplugin"},
+	{"fileKeyRef", "kubelet/*.go", ".FileKeyRef"},
+	{"backoffLimitPerIndex", "controllers/*.go", ".BackoffLimitPerIndex"},
+	{"successPolicy", "controllers/*.go", ".SuccessPolicy"},
+}
+
+// TestGapsAreGaps keeps gaps.md from hiding what is missing, and from denying what is there.
+func TestGapsAreGaps(t *testing.T) {
+	raw, err := os.ReadFile("gaps.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gaps := strings.ToLower(strings.Join(strings.Fields(string(raw)), " "))
+	for _, a := range absent {
+		where := ""
+		files, err := filepath.Glob(filepath.Join(root, filepath.FromSlash(a.files)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			if text, err := os.ReadFile(name); err == nil && strings.Contains(string(text), a.code) {
+				where = strings.TrimPrefix(filepath.ToSlash(name), "../")
+			}
+		}
+		switch listed := strings.Contains(gaps, strings.ToLower(a.words)); {
+		case listed && where != "":
+			t.Errorf("gaps.md says that %q is not there, but %s has %s", a.words, where, a.code)
+		case !listed && where == "":
+			t.Errorf("%q is not there, and gaps.md does not say so", a.words)
+		}
+	}
+}
