@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +26,7 @@ type lab struct {
 	pod     *corev1.Pod
 	answer  func(kind Kind, at time.Duration) bool
 	began   time.Time
+	mu      sync.Mutex // for the three workers of one container
 	asked   map[Kind][]time.Duration
 	changed []time.Duration
 	events  []string
@@ -40,14 +42,24 @@ func inLab(t *testing.T, container corev1.Container, answer func(kind Kind, at t
 			Ask: func(_ context.Context, target Target) (bool, string, error) {
 				kind := kinds[target.Probe]
 				at := time.Since(l.began)
+				l.mu.Lock()
+				defer l.mu.Unlock()
 				l.asked[kind] = append(l.asked[kind], at)
 				if l.answer(kind, at) {
 					return true, "", nil
 				}
 				return false, "no", nil
 			},
-			Changed: func(types.UID) { l.changed = append(l.changed, time.Since(l.began)) },
-			Event:   func(_ *corev1.Pod, _, message string) { l.events = append(l.events, message) },
+			Changed: func(types.UID) {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.changed = append(l.changed, time.Since(l.began))
+			},
+			Event:   func(_ *corev1.Pod, _, message string) {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.events = append(l.events, message)
+			},
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		l.m.Start(ctx)

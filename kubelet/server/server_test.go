@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,11 +73,11 @@ func TestLogOptions(t *testing.T) {
 func TestFollowedLogEndsWithItsContainer(t *testing.T) {
 	path := write(t, lines)
 	synctest.Test(t, func(t *testing.T) {
-		alive := true
+		var dead atomic.Bool
 		var out bytes.Buffer
 		done := make(chan error)
 		go func() {
-			done <- CopyLog(t.Context(), path, LogOptions{Follow: true, Tail: 1, Limit: -1}, func() bool { return alive }, &out, &out)
+			done <- CopyLog(t.Context(), path, LogOptions{Follow: true, Tail: 1, Limit: -1}, func() bool { return !dead.Load() }, &out, &out)
 		}()
 		time.Sleep(time.Second)
 		f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
@@ -92,7 +93,7 @@ func TestFollowedLogEndsWithItsContainer(t *testing.T) {
 		if out.String() != "four\nfive\n" {
 			t.Errorf("followed: %q", out.String())
 		}
-		alive = false
+		dead.Store(true)
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
