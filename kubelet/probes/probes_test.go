@@ -55,7 +55,7 @@ func inLab(t *testing.T, container corev1.Container, answer func(kind Kind, at t
 				defer l.mu.Unlock()
 				l.changed = append(l.changed, time.Since(l.began))
 			},
-			Event:   func(_ *corev1.Pod, _, message string) {
+			Event: func(_ *corev1.Pod, _, message string) {
 				l.mu.Lock()
 				defer l.mu.Unlock()
 				l.events = append(l.events, message)
@@ -79,6 +79,8 @@ func (l *lab) runs(id string) {
 }
 
 func (l *lab) until(at time.Duration) {
+	l.mu.Lock() // what the test has read so far was read before the workers write again
+	l.mu.Unlock()
 	time.Sleep(time.Until(l.began.Add(at)))
 	synctest.Wait()
 }
