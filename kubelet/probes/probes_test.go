@@ -80,8 +80,9 @@ func (l *lab) runs(id string) {
 
 func (l *lab) until(at time.Duration) {
 	l.mu.Lock() // what the test has read so far was read before the workers write again
+	wait := time.Until(l.began.Add(at))
 	l.mu.Unlock()
-	time.Sleep(time.Until(l.began.Add(at)))
+	time.Sleep(wait)
 	synctest.Wait()
 }
 
