@@ -6,6 +6,7 @@ package failure
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -45,6 +46,7 @@ type world struct {
 	lines []string // the recording
 	ips   int
 	fresh int
+	conns []net.Conn // all connections to the API server that were ever made
 }
 
 // fakeNode plays a kubelet.
@@ -61,6 +63,7 @@ func inCluster(t *testing.T, f func(w *world)) {
 		c := cluster.Start(t)
 		w := &world{t: t, ctx: ctx, nodes: map[string]*fakeNode{}, began: time.Now(), config: c.Config}
 		w.config.UserAgent = "kube-controller-manager/test"
+		w.config.Dial = w.dialer(c.Config.Dial)
 		var err error
 		if w.client, err = client.New(w.config); err != nil {
 			t.Fatal(err)
@@ -80,6 +83,30 @@ func inCluster(t *testing.T, f func(w *world)) {
 		}()
 		f(w)
 	})
+}
+
+// dialer notes connections, so that they can be cut.
+func (w *world) dialer(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err == nil {
+			w.mu.Lock()
+			w.conns = append(w.conns, conn)
+			w.mu.Unlock()
+		}
+		return conn, err
+	}
+}
+
+// cut breaks every connection to the API server, watches included.
+func (w *world) cut() {
+	w.mu.Lock()
+	conns := w.conns
+	w.conns = nil
+	w.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
 }
 
 func (w *world) startManager() {
@@ -171,7 +198,7 @@ func (w *world) kubelet(ctx context.Context, name string) {
 	pods := client.NewInformer(client.For[*corev1.Pod](w.client), "", metav1.ListOptions{FieldSelector: "spec.nodeName=" + name})
 	loop := client.NewController("kubelet "+name, func(ctx context.Context, key string) (client.Result, error) {
 		if p, ok := pods.GetKey(key); ok {
-			w.runPod(ctx, p.DeepCopy())
+			return client.Result{}, w.runPod(ctx, p.DeepCopy())
 		}
 		return client.Result{}, nil
 	})
@@ -200,14 +227,14 @@ func (w *world) kubelet(ctx context.Context, name string) {
 }
 
 // runPod starts a pod at once; a pod that is being deleted ends after a second.
-func (w *world) runPod(ctx context.Context, p *corev1.Pod) {
+func (w *world) runPod(ctx context.Context, p *corev1.Pod) (err error) {
 	pods := client.For[*corev1.Pod](w.client)
 	switch {
 	case p.DeletionTimestamp != nil:
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
-			pods.Delete(ctx, p.Namespace, p.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))})
+			err = pods.Delete(ctx, p.Namespace, p.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))})
 		}
 	case p.Status.Phase == corev1.PodPending:
 		w.mu.Lock()
@@ -216,8 +243,16 @@ func (w *world) runPod(ctx context.Context, p *corev1.Pod) {
 		w.mu.Unlock()
 		p.Status.Phase, p.Status.PodIP, p.Status.PodIPs = corev1.PodRunning, ip, []corev1.PodIP{{IP: ip}}
 		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()})
-		pods.UpdateStatus(ctx, p)
+		_, err = pods.UpdateStatus(ctx, p)
+	case p.Status.Phase == corev1.PodRunning:
+		for i := range p.Status.Conditions { // somebody said otherwise while we were away
+			if c := &p.Status.Conditions[i]; c.Type == corev1.PodReady && c.Status != corev1.ConditionTrue {
+				c.Status, c.LastTransitionTime = corev1.ConditionTrue, metav1.Now()
+				_, err = pods.UpdateStatus(ctx, p)
+			}
+		}
 	}
+	return err
 }
 
 // schedule binds pods to the node without taints that has fewest.
@@ -250,7 +285,10 @@ func (w *world) schedule() {
 			count[best.Name]++
 			assumed[p.UID] = best.Name
 			binding := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: best.Name}}
-			api.Post(ctx, p.Namespace, p.Name, "binding", binding, nil)
+			if err := api.Post(ctx, p.Namespace, p.Name, "binding", binding, nil); err != nil {
+				delete(assumed, p.UID)
+				return client.Result{}, err
+			}
 		}
 		return client.Result{}, nil
 	})
@@ -296,13 +334,30 @@ func (w *world) node(name string) *corev1.Node {
 	return n
 }
 
-func (w *world) patchScale(name string, n int32) {
-	w.t.Helper()
+func (w *world) tryScale(name string, n int32) error {
 	_, err := client.For[*appsv1.Deployment](w.client).Patch(w.ctx, "default", name, types.StrategicMergePatchType, []byte(fmt.Sprintf(`{"spec":{"replicas":%d}}`, n)))
+	return err
+}
+
+func (w *world) trySetImage(name, image string) error {
+	_, err := client.For[*appsv1.Deployment](w.client).Patch(w.ctx, "default", name, types.StrategicMergePatchType,
+		[]byte(fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"app","image":%q}]}}}}`, image)))
+	return err
+}
+
+func (w *world) statefulSet(name string, replicas int32) {
+	w.t.Helper()
+	labels := map[string]string{"app": name}
+	_, err := client.For[*appsv1.StatefulSet](w.client).Create(w.ctx, &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: appsv1.StatefulSetSpec{Replicas: &replicas, ServiceName: name, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{
+			ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "docker.io/demo/db:1"}}},
+		}},
+	})
 	w.must(err)
 }
 
-// ready is a node's Ready status and taints in one word.
+// nodeState is a node's Ready status and its taints.
 func nodeState(n *corev1.Node) string {
 	s := "?"
 	for _, c := range n.Status.Conditions {
