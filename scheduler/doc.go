@@ -20,5 +20,5 @@
 // queue.go (who is tried when), the plugins_*.go files, preemption.go.
 //
 // Upstream: pkg/scheduler. Left out: several profiles and configuration files,
-// extenders, volume binding, dynamic resources, asynchronous preemption.
+// extenders, dynamic resources, asynchronous preemption.
 package scheduler

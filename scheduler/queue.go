@@ -21,7 +21,7 @@ type ClusterEvent struct {
 	Node       *corev1.Node // added, or changed in what scheduling looks at
 	PodGone    *corev1.Pod  // a pod left its node
 	PodChanged *corev1.Pod  // a pod came to a node, or its labels changed
-	Other      bool         // anything else; helps everybody
+	Storage    bool         // a claim, a volume or a storage class changed
 }
 
 // queued is a pod that waits, with the history of its attempts.

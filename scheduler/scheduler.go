@@ -82,7 +82,7 @@ func New(cfg Config) *Scheduler {
 		plugins: []Plugin{
 			schedulingGates{}, nodeUnschedulable{}, nodeName{}, taintToleration{}, nodeAffinity{}, nodePorts{}, resourcesFit{},
 			&topologySpread{defaultSelector: s.defaultSelector}, &interPodAffinity{namespaceLabels: s.namespaceLabels},
-			balancedAllocation{}, imageLocality{},
+			balancedAllocation{}, imageLocality{}, newVolumeBinding(inf, func() { s.queue.Happened(ClusterEvent{Storage: true}) }),
 		},
 		weights: map[string]int64{"TaintToleration": 3, "NodeAffinity": 2, "PodTopologySpread": 2, "InterPodAffinity": 2},
 	}

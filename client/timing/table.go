@@ -74,6 +74,8 @@ var Table = []Entry{
 	{"PodInitialBackOff", PodInitialBackOff, "podInitialBackoffSeconds", ""},
 	{"PodMaxBackOff", PodMaxBackOff, "podMaxBackoffSeconds", ""},
 	{"UnschedulableFlush", UnschedulableFlush, "--pod-max-in-unschedulable-pods-duration", ""},
+	{"VolumeBindTimeout", VolumeBindTimeout, "VolumeBindingArgs, bindTimeoutSeconds", ""},
+	{"VolumeBindPoll", VolumeBindPoll, "pkg/scheduler/framework/plugins/volumebinding/binder.go, BindPodVolumes", ""},
 	{"ProxyMinSyncPeriod", ProxyMinSyncPeriod, "iptables.minSyncPeriod", ""},
 	{"ProxySyncPeriod", ProxySyncPeriod, "iptables.syncPeriod", ""},
 	{"BootstrapTokenTTL", BootstrapTokenTTL, "kubeadm token create --ttl", ""},

@@ -182,6 +182,11 @@ const (
 	// UnschedulableFlush is how long a pod may lie unschedulable before it is
 	// tried again without any event (--pod-max-in-unschedulable-pods-duration).
 	UnschedulableFlush = 5 * time.Minute
+	// VolumeBindTimeout is how long a chosen pod waits for its volumes to be
+	// bound (VolumeBindingArgs bindTimeoutSeconds), VolumeBindPoll how often it
+	// looks.
+	VolumeBindTimeout = 10 * time.Minute
+	VolumeBindPoll    = time.Second
 )
 
 // The service proxy (KubeProxyConfiguration iptables).
