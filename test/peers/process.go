@@ -82,7 +82,7 @@ func (c *Cluster) start(side Side, name string, args ...string) *process {
 	c.t.Cleanup(func() {
 		p.stop(syscall.SIGTERM)
 		if c.t.Failed() {
-			c.t.Logf("the end of the log of %s %s:\n%s", side, name, tail(p.log, 40))
+			c.t.Logf("the end of the log of %s %s:\n%s", side, name, tail(p.log, 20))
 		}
 	})
 	return p

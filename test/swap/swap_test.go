@@ -1,9 +1,13 @@
 package swap
 
 import (
+	"context"
+	"fmt"
 	"testing"
 
 	"orrery/test/peers"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // What a cluster does must not depend on whose parts it is made of.
@@ -27,9 +31,29 @@ func TestEveryPartCanBeReplacedByItsNamesake(t *testing.T) {
 			c.StartControllerManager(with.manager)
 			c.StartScheduler(with.scheduler)
 			c.StartNodes(3)
-			for _, s := range scenarios {
-				t.Run(s.name, func(t *testing.T) { s.run(newWorld(t, c, s.name, with.manager)) })
+			c.Wait("nodes without taints", func(ctx context.Context) error { return untainted(ctx, c) })
+			for i, s := range scenarios {
+				t.Run(s.name, func(t *testing.T) {
+					if i > 0 { // the first looks at where pods are put, which pods of others would change
+						t.Parallel()
+					}
+					s.run(newWorld(t, c, s.name, with.manager))
+				})
 			}
 		})
 	}
+}
+
+// untainted returns an error as long as the controllers have not seen that the nodes are well.
+func untainted(ctx context.Context, c *peers.Cluster) error {
+	nodes, err := c.Admin().CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes.Items {
+		if len(n.Spec.Taints) > 0 || n.Spec.PodCIDR == "" {
+			return fmt.Errorf("%s has taints %v and pod CIDR %q", n.Name, n.Spec.Taints, n.Spec.PodCIDR)
+		}
+	}
+	return nil
 }

@@ -3,7 +3,7 @@ package main
 
 import (
 	"k8s.io/kubernetes/cmd/kubeadm/app"
-	"k8s.io/kubernetes/cmd/kubeadm/app/util"
+	"k8s.io/kubernetes/cmd/kubeadm/app/util/errors"
 )
 
-func main() { util.CheckErr(app.Run()) }
+func main() { errors.HandleError(app.Run()) }
