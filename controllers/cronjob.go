@@ -80,6 +80,9 @@ func (c *cronJobs) reconcile(ctx context.Context, key string) (client.Result, er
 func (c *cronJobs) trackActive(cj *batchv1.CronJob, jobs []*batchv1.Job) {
 	for _, j := range jobs {
 		i := slices.IndexFunc(cj.Status.Active, func(r corev1.ObjectReference) bool { return r.UID == j.UID })
+		if i < 0 && !jobFinished(j) { // the status in which we noted it was not written
+			cj.Status.Active = append(cj.Status.Active, jobReference(j))
+		}
 		if i < 0 || !jobFinished(j) {
 			continue
 		}
@@ -156,10 +159,13 @@ func (c *cronJobs) run(ctx context.Context, cj *batchv1.CronJob, jobs []*batchv1
 		return 0, err
 	}
 	c.recorder.Eventf(cj, normal, "SuccessfulCreate", "Created job %v", job.Name)
-	ref := corev1.ObjectReference{APIVersion: "batch/v1", Kind: "Job", Namespace: job.Namespace, Name: job.Name, UID: job.UID, ResourceVersion: job.ResourceVersion}
-	cj.Status.Active = append(cj.Status.Active, ref)
+	cj.Status.Active = append(cj.Status.Active, jobReference(job))
 	cj.Status.LastScheduleTime = &metav1.Time{Time: due}
 	return next, nil
+}
+
+func jobReference(j *batchv1.Job) corev1.ObjectReference {
+	return corev1.ObjectReference{APIVersion: "batch/v1", Kind: "Job", Namespace: j.Namespace, Name: j.Name, UID: j.UID, ResourceVersion: j.ResourceVersion}
 }
 
 // mostRecent is the latest time of the schedule that has come since the last Job,
