@@ -138,6 +138,19 @@ func (r *Runtime) Exit(namespace, pod, container string, code int32) (n int) {
 	return n
 }
 
+// Running is the namespace/name of each pod of which a container runs.
+func (r *Runtime) Running() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]bool{}
+	for _, c := range r.containers {
+		if c.st.State == cri.ContainerState_CONTAINER_RUNNING {
+			out[c.box.config.Metadata.Namespace+"/"+c.box.config.Metadata.Name] = true
+		}
+	}
+	return out
+}
+
 // lock takes the runtime's turn, once the machine is not frozen.
 func (r *Runtime) lock(ctx context.Context) error {
 	for {

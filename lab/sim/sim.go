@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -220,18 +221,10 @@ func (s *Sim) startAll(ctx context.Context) error {
 	return nil
 }
 
-// AwaitReady waits until every node is Ready and has a pod CIDR.
+// AwaitReady waits until every node is ready to take pods.
 func (s *Sim) AwaitReady(ctx context.Context) error {
 	for {
-		ready := 0
-		for _, n := range s.nodes.List() {
-			for _, c := range n.Status.Conditions {
-				if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue && n.Spec.PodCIDR != "" {
-					ready++
-				}
-			}
-		}
-		if ready >= len(s.all) {
+		if nodes := s.nodes.List(); len(nodes) == len(s.all) && !slices.ContainsFunc(nodes, unready) {
 			return nil
 		}
 		select {
@@ -240,6 +233,14 @@ func (s *Sim) AwaitReady(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// unready says whether a node is not Ready, or not yet known to be.
+func unready(n *corev1.Node) bool {
+	return n.Spec.PodCIDR == "" || slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeNotReady }) ||
+		!slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		})
 }
 
 // unclosed lets the store outlive the API servers that it serves one after the other.
