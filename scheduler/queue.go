@@ -46,7 +46,8 @@ func (q *queued) backOff() time.Duration {
 }
 
 // Queue holds the pods that want a node, in three parts: active (to be tried
-// now, by priority), backing off (to be tried when their back-off is over), and
+// now, by priority), backing off (to be tried when their back-off is over, or
+// before, when nobody else waits and they failed on a verdict and no error), and
 // unschedulable (to be tried when something changes that may help, or after five
 // minutes).
 //
@@ -97,10 +98,7 @@ func (q *Queue) enqueue(p *queued) {
 	p.added = time.Now()
 	heap.Push(&q.active, p)
 	q.activeBy[p.pod.UID] = p
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
+	q.signal()
 }
 
 func (q *Queue) find(uid types.UID) *queued {
@@ -158,15 +156,33 @@ func (q *Queue) Pop(ctx context.Context) *queued {
 func (q *Queue) take() *queued {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.active) == 0 {
+	var p *queued
+	if len(q.active) > 0 {
+		p = heap.Pop(&q.active).(*queued)
+	} else if p = q.earliestBackingOff(); p == nil {
 		return nil
 	}
-	p := heap.Pop(&q.active).(*queued)
 	uid := p.pod.UID
 	delete(q.activeBy, uid)
+	delete(q.backingOff, uid)
 	p.attempts++
 	q.inFlight[uid], q.taken[uid] = p, len(q.happened)
 	return p
+}
+
+// earliestBackingOff is the pod whose back-off ends first, of those that an idle
+// scheduler may try again at once. A pod that failed on an error is not among
+// them: the API server may need the pause.
+//
+// Upstream: the feature SchedulerPopFromBackoffQ, on since v1.33.
+func (q *Queue) earliestBackingOff() (first *queued) {
+	end := func(p *queued) time.Time { return p.failedAt.Add(p.backOff()) }
+	for _, p := range q.backingOff {
+		if len(p.turnedAwayBy) > 0 && (first == nil || end(p).Before(end(first))) {
+			first = p
+		}
+	}
+	return first
 }
 
 // Done says that a pod has a node, or is gone.
@@ -210,9 +226,17 @@ func (q *Queue) Failed(p *queued, turnedAwayBy map[string]bool) {
 func (q *Queue) ready(p *queued) {
 	if left := p.backOff() - time.Since(p.failedAt); left > 0 && !p.failedAt.IsZero() {
 		q.backingOff[p.pod.UID] = p
+		q.signal()
 		return
 	}
 	q.enqueue(p)
+}
+
+func (q *Queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
 }
 
 // Happened tells the queue of a change: pods that it may help are tried again.

@@ -252,18 +252,15 @@ func TestAssumedPodsCount(t *testing.T) {
 	}
 }
 
-// A pod that is turned away is tried again after an event that helps, but not
-// before its back-off of 1, 2, 4, 8, 10, 10 ... seconds is over.
+// A pod whose attempt ended in an error waits 1, 2, 4, 8, 10, 10 ... seconds.
 func TestQueueBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(newScheduler(t).framework)
 		q.Add(pod("p", "1"))
 		var waits []time.Duration
 		for range 6 {
-			p := q.Pop(t.Context())
-			q.Failed(p, map[string]bool{"NodeResourcesFit": true})
+			q.Failed(q.Pop(t.Context()), nil)
 			began := time.Now()
-			q.Happened(ClusterEvent{PodGone: pod("other", "1")})
 			for len(q.active) == 0 {
 				time.Sleep(time.Second)
 				q.flush()
@@ -273,6 +270,21 @@ func TestQueueBackOff(t *testing.T) {
 		want := []time.Duration{1e9, 2e9, 4e9, 8e9, 10e9, 10e9}
 		if fmt.Sprint(waits) != fmt.Sprint(want) {
 			t.Errorf("waited %v, want %v", waits, want)
+		}
+	})
+}
+
+// A pod that was turned away need not wait for its back-off when something helps
+// and nobody else wants to be tried; others come first.
+func TestIdleSchedulerCutsBackOffShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(newScheduler(t).framework)
+		q.Add(pod("p", "1"))
+		q.Failed(q.Pop(t.Context()), map[string]bool{"NodeResourcesFit": true})
+		q.Happened(ClusterEvent{PodGone: pod("other", "1")})
+		q.Add(pod("fresh", "1"))
+		if first, second := q.Pop(t.Context()), q.Pop(t.Context()); first.pod.Name != "fresh" || second.pod.Name != "p" {
+			t.Errorf("tried %s, then %s", first.pod.Name, second.pod.Name)
 		}
 	})
 }
