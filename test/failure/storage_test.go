@@ -49,6 +49,7 @@ func TestAClaimGetsTheSmallestVolumeThatFits(t *testing.T) {
 		w.volume("small", "manual", "1Gi")
 		w.volume("large", "manual", "9Gi")
 		w.volume("medium", "manual", "5Gi")
+		w.until(6 * time.Second) // all three are seen before the claim is
 		w.claim("data", "manual", "3Gi")
 		w.until(10 * time.Second)
 		p, err := claims.Get(w.ctx, "default", "data")
