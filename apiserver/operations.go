@@ -25,6 +25,12 @@ const storeHealthTimeout = 2 * time.Second
 func (s *Server) routeOperations(r *mux.Router) {
 	live := []health.Check{health.Ping, {Name: "etcd", Run: s.checkStore}}
 	if !s.config.Bare {
+		live = append(live, health.Check{Name: "poststarthook/crd-informer-synced", Run: func(*http.Request) error {
+			if !s.definitions.Synced() {
+				return errors.New("not finished")
+			}
+			return nil
+		}})
 		for _, step := range s.bootstrap.Steps() {
 			live = append(live, health.Check{Name: "poststarthook/" + step, Run: func(*http.Request) error {
 				if !s.bootstrap.Done(step) {

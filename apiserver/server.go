@@ -22,6 +22,7 @@ import (
 	"orrery/apiserver/auth"
 	"orrery/apiserver/auth/rbac"
 	"orrery/apiserver/bootstrap"
+	"orrery/apiserver/crd"
 	"orrery/apiserver/discovery"
 	"orrery/apiserver/health"
 	"orrery/apiserver/kinds"
@@ -52,6 +53,7 @@ type Server struct {
 	discovery     *discovery.Handler
 	openapi       *openapi.Handler
 	bootstrap     *bootstrap.Bootstrap
+	definitions   *crd.Controller
 	streams       *stream.Streams
 	metrics       *health.Metrics
 	audit         *audit.Log
@@ -118,13 +120,14 @@ func (s *Server) build() error {
 			return err
 		}
 	}
+	s.definitions = crd.New(s.table, s.registry, s.config.Log)
 	s.discovery = discovery.New(s.table, s.address())
 	s.openapi = openapi.New(s.table, minor(s.config.Version))
 	s.bootstrap = bootstrap.New(s.bootstrapConfig())
 	if err := s.connectStreams(); err != nil {
 		return err
 	}
-	s.rest = rest.New(rest.Config{Table: s.table, Registry: s.registry, Admission: plugins, Hooks: s.hooks, Log: s.config.Log,
+	s.rest = rest.New(rest.Config{Table: s.table, Registry: s.registry, Admission: plugins, Hooks: s.hooks, Log: s.config.Log, Types: openapi.Types,
 		BookmarkPeriod: s.config.Times.BookmarkPeriod, MinRequestTimeout: s.config.Times.MinRequestTimeout})
 	s.handler = s.chain(s.routes())
 	return nil
@@ -187,6 +190,11 @@ func (s *Server) Run(ctx context.Context) error {
 		})
 	}
 	background.Go(func() { s.compact(inner) })
+	background.Go(func() {
+		if err := s.definitions.Run(inner); err != nil {
+			s.config.Log.Error("serving custom resources ended", "err", err)
+		}
+	})
 	server := &http.Server{Handler: s.handler, ReadHeaderTimeout: 32 * time.Second,
 		ErrorLog: log.New(logWriter{s.config.Log}, "", 0)}
 	background.Go(func() {

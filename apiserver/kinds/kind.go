@@ -5,9 +5,11 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 // Kind is one row of the table: one resource in one group and version.
@@ -33,6 +35,8 @@ type Kind struct {
 	// Empty for virtual resources, which are computed and never stored
 	// (TokenReview and the like): a handler serves their create.
 	Prefix string
+	// JSON: values in the store are JSON, not protobuf.
+	JSON bool
 	// Subresources in order of name.
 	Subresources []Subresource
 	// New and NewList make empty objects of this version.
@@ -51,7 +55,31 @@ type Kind struct {
 	// metadata.namespace. The funcs are given the hub version.
 	FieldLabels map[string]func(obj runtime.Object) string
 
+	// Custom is what is particular to a kind that a CustomResourceDefinition
+	// defines; nil for built-in kinds.
+	Custom *Custom
+
 	Strategy
+}
+
+// Custom says what a built-in kind's Go type says: which fields there are. Its
+// objects are *unstructured.Unstructured.
+type Custom struct {
+	// ListKind is the kind of its lists.
+	ListKind string
+	// Schema is the kind's OpenAPI schema; it refers to metav1's by name.
+	Schema *spec.Schema
+	// Prune takes away the fields that the schema does not know, and tells their paths.
+	Prune func(obj *unstructured.Unstructured) (unknown []string, err error)
+	// Deprecated is a warning for everybody who uses this version; empty for none.
+	Deprecated string
+	// Scale says where the numbers of a Scale are; nil without that subresource.
+	Scale *ScalePaths
+}
+
+// ScalePaths lead to the fields that a Scale shows. Selector may be nil.
+type ScalePaths struct {
+	Replicas, StatusReplicas, Selector []string
 }
 
 // Strategy is what a kind does its own way. Every field may be left empty. All
@@ -68,6 +96,8 @@ type Strategy struct {
 	// Validate and ValidateUpdate refuse with 422. On an update both run.
 	Validate       func(obj runtime.Object) field.ErrorList
 	ValidateUpdate func(obj, old runtime.Object) field.ErrorList
+	// UpdateAlone: on an update ValidateUpdate runs alone.
+	UpdateAlone bool
 	// ValidateName checks metadata.name; nil means a DNS-1123 subdomain. prefix is
 	// true when the name is a generateName, which may end in '-'.
 	ValidateName func(name string, prefix bool) []string

@@ -27,7 +27,8 @@ import (
 //
 // Upstream: pkg/registry/<group>/<resource>/strategy.go for the behaviour, pkg/printers/internalversion/printers.go for the columns.
 var rules = map[string]func(*Kind){
-	"/Pod": set(podRule),
+	"apiregistration.k8s.io/APIService": set(apiServiceRule),
+	"/Pod":                              set(podRule),
 	"/PodTemplate": set(rule[corev1.PodTemplate]{Default: defaultPodTemplate, Validate: validatePodTemplate,
 		Columns: "Name, Containers, Images, Pod Labels", Cells: podTemplateCells}),
 	"/ReplicationController": set(rule[corev1.ReplicationController]{Default: defaultReplicationController, Validate: validateReplicationController,
@@ -136,9 +137,9 @@ var rules = map[string]func(*Kind){
 			"spec.driver":   func(s *resourcev1.ResourceSlice) string { return s.Spec.Driver }},
 		Columns: "Name, Node, Driver, Pool, Age", Cells: resourceSliceCells}),
 
-	"admissionregistration.k8s.io/ValidatingWebhookConfiguration": set(rule[admissionv1.ValidatingWebhookConfiguration]{Default: defaultValidatingWebhooks,
+	"admissionregistration.k8s.io/ValidatingWebhookConfiguration": set(rule[admissionv1.ValidatingWebhookConfiguration]{Default: defaultValidatingWebhooks, Validate: validateValidatingWebhooks,
 		Columns: "Name, Webhooks:int, Age", Cells: validatingWebhookCells}),
-	"admissionregistration.k8s.io/MutatingWebhookConfiguration": set(rule[admissionv1.MutatingWebhookConfiguration]{Default: defaultMutatingWebhooks,
+	"admissionregistration.k8s.io/MutatingWebhookConfiguration": set(rule[admissionv1.MutatingWebhookConfiguration]{Default: defaultMutatingWebhooks, Validate: validateMutatingWebhooks,
 		Columns: "Name, Webhooks:int, Age", Cells: mutatingWebhookCells}),
 	"admissionregistration.k8s.io/ValidatingAdmissionPolicy": set(rule[admissionv1.ValidatingAdmissionPolicy]{
 		Columns: "Name, Validations:int, ParamKind, Age", Cells: validatingPolicyCells}),

@@ -4,9 +4,12 @@ import (
 	"slices"
 	"sync"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 )
 
 // Table holds the rows. It may be read and changed concurrently.
@@ -109,6 +112,14 @@ func (t *Table) Remove(gvr schema.GroupVersionResource) {
 	t.announce()
 }
 
+// SetCustom replaces all rows of custom resources at once.
+func (t *Table) SetCustom(rows []*Kind) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rows = append(slices.DeleteFunc(slices.Clone(t.rows), func(k *Kind) bool { return k.Custom != nil }), rows...)
+	t.announce()
+}
+
 func (t *Table) drop(gvr schema.GroupVersionResource) {
 	t.rows = slices.DeleteFunc(slices.Clone(t.rows), func(k *Kind) bool { return k.GVR() == gvr })
 }
@@ -152,6 +163,7 @@ const (
 	createOnPut                   // PUT may create
 	requireRV                     // PUT needs a resourceVersion
 	statusOnPost                  // POST may carry a status
+	asJSON                        // stored as JSON
 	createOnly                    // virtual: only POST, nothing stored
 )
 
@@ -164,6 +176,9 @@ var groups = []struct {
 	group, version string
 	rows           []row
 }{
+	{apiregistrationv1.GroupName, "v1", []row{
+		{resource: "apiservices", kind: "APIService", prefix: "apiregistration.k8s.io/apiservices", flags: cluster | asJSON, categories: s("api-extensions"), subs: []Subresource{status}},
+	}},
 	{"", "v1", []row{
 		{resource: "bindings", kind: "Binding", flags: createOnly},
 		{resource: "componentstatuses", kind: "ComponentStatus", flags: cluster, short: s("cs"), verbs: s("get", "list")},
@@ -264,6 +279,10 @@ var groups = []struct {
 		{resource: "validatingadmissionpolicybindings", kind: "ValidatingAdmissionPolicyBinding", flags: cluster | generation | requireRV, categories: s("api-extensions")},
 		{resource: "validatingwebhookconfigurations", kind: "ValidatingWebhookConfiguration", flags: cluster | generation | requireRV, categories: s("api-extensions")},
 	}},
+	{apiextensionsv1.GroupName, "v1", []row{
+		{resource: "customresourcedefinitions", kind: "CustomResourceDefinition", prefix: "apiextensions.k8s.io/customresourcedefinitions",
+			flags: cluster | generation | requireRV | asJSON, short: s("crd", "crds"), categories: s("api-extensions"), subs: []Subresource{status}},
+	}},
 	{"scheduling.k8s.io", "v1", []row{
 		{resource: "priorityclasses", kind: "PriorityClass", flags: cluster | generation, short: s("pc")},
 	}},
@@ -304,7 +323,7 @@ func (r row) build(group, version string) *Kind {
 	k := &Kind{
 		Group: group, Version: version, Kind: r.kind, Resource: r.resource, Singular: singular(r.kind),
 		ShortNames: r.short, Categories: r.categories, Namespaced: !has(cluster),
-		Verbs: r.verbs, Prefix: r.prefix, Subresources: slices.Clone(r.subs),
+		Verbs: r.verbs, Prefix: r.prefix, JSON: has(asJSON), Subresources: slices.Clone(r.subs),
 		Strategy: Strategy{
 			Generation: has(generation), KeepStatusOnCreate: has(statusOnPost), ReturnsDeleted: has(returns),
 			AllowCreateOnUpdate: has(createOnPut), RequireResourceVersion: has(requireRV),
@@ -325,10 +344,17 @@ func (r row) build(group, version string) *Kind {
 	return k
 }
 
+// published knows the published Go types of all rows. Two groups are not in client-go's scheme.
+var published = func() *runtime.Scheme {
+	utilruntime.Must(apiextensionsv1.AddToScheme(scheme.Scheme))
+	utilruntime.Must(apiregistrationv1.AddToScheme(scheme.Scheme))
+	return scheme.Scheme
+}()
+
 // maker makes empty objects of the published Go type of a kind.
 func maker(gvk schema.GroupVersionKind) func() runtime.Object {
 	return func() runtime.Object {
-		obj, err := scheme.Scheme.New(gvk)
+		obj, err := published.New(gvk)
 		if err != nil {
 			return nil
 		}

@@ -76,6 +76,7 @@ type operation struct {
 	params           []any
 	codes            []string // of success, besides 200
 	watch            bool
+	custom           bool // a kind without Go type, which knows no strategic merge patch
 }
 
 // add writes an operation down. where are the parameters of the path itself.
@@ -139,7 +140,7 @@ func (op operation) requestBody(method string) map[string]any {
 	types := []string{"*/*"}
 	if method == "patch" {
 		types = []string{"application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
-		if !op.custom() {
+		if !op.custom {
 			types = append(types, "application/strategic-merge-patch+json")
 		}
 	}
@@ -154,16 +155,10 @@ func (op operation) requestBody(method string) map[string]any {
 	return body
 }
 
-// custom reports a kind without Go type, which knows no strategic merge patch.
-func (op operation) custom() bool { return !strings.HasPrefix(op.schema, "io.k8s.") }
-
 // kind writes all paths of one row.
 func (b *pathBuilder) kind(k *kinds.Kind) {
 	gvk := k.GVK()
-	model, list := modelName(k.New()), ""
-	if k.NewList != nil {
-		list = modelName(k.NewList())
-	}
+	model, list := modelsOf(k)
 	collection, name := b.root()+"/"+k.Resource, k.Kind
 	var where []any
 	if k.Namespaced {
@@ -215,6 +210,7 @@ func (b *pathBuilder) item(path, verb, name, sub string, k *kinds.Kind, gvk sche
 		op.body, op.codes, op.params = model, []string{"201"}, b.params("UpdateOptions")
 	case "patch":
 		op.body, op.codes, op.params = metaPrefix+"Patch", []string{"201"}, b.params("PatchOptions")
+		op.custom = k.Custom != nil
 	case "delete":
 		op.body, op.codes, op.params = metaPrefix+"DeleteOptions", []string{"202"}, b.params("DeleteOptions")
 		if !k.ReturnsDeleted {
@@ -230,7 +226,8 @@ func (b *pathBuilder) subresource(item, name string, k *kinds.Kind, sub *kinds.S
 	gvk := sub.Kind
 	model := schemaNameFor(gvk.Group, gvk.Version, gvk.Kind)
 	if gvk.Kind == "" {
-		gvk, model = k.GVK(), modelName(k.New())
+		gvk = k.GVK()
+		model, _ = modelsOf(k)
 	}
 	if strings.HasSuffix(gvk.Kind, "Options") {
 		b.connect(path, name, k, sub, gvk, model, where)

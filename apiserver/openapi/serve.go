@@ -244,6 +244,9 @@ func (h *Handler) buildV3(key string) ([]byte, error) {
 		return nil, err
 	}
 	rows := h.rows[key]
+	if all, err = withCustom(all, rows); err != nil {
+		return nil, err
+	}
 	paths, err := json.Marshal(buildPaths(rows[0].GV(), rows, all))
 	if err != nil {
 		return nil, err

@@ -48,7 +48,7 @@ func schemaV2(schema any) any {
 	out := map[string]any{}
 	for key, value := range in {
 		switch key {
-		case "default", "oneOf":
+		case "default", "oneOf", "anyOf", "not", "nullable":
 		case "$ref":
 			out[key] = refV2(value)
 		case "allOf":

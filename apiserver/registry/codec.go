@@ -39,6 +39,9 @@ func Encode(k *kinds.Kind, obj runtime.Object) ([]byte, error) {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
 		return json.Marshal(u.Object)
 	}
+	if k.JSON {
+		return json.Marshal(obj)
+	}
 	var b bytes.Buffer
 	if err := proto.Encode(obj, &b); err != nil {
 		return nil, fmt.Errorf("encoding %s %s/%s: %w", k.Kind, m.GetNamespace(), m.GetName(), err)

@@ -314,7 +314,7 @@ func (r *Resource) prepareUpdate(ctx context.Context, obj, old runtime.Object, m
 	errs := validateMetaUpdate(k, m, om)
 	switch sub := o.Subresource; {
 	case sub == nil:
-		if k.Validate != nil {
+		if k.Validate != nil && !k.UpdateAlone {
 			errs = append(errs, k.Validate(obj)...)
 		}
 		if k.ValidateUpdate != nil {

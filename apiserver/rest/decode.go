@@ -15,6 +15,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
@@ -109,6 +110,41 @@ func decodeInto(ctx context.Context, body []byte, contentType, validation string
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", gvk.GroupVersion(), want.GroupVersion()))
 	}
 	return obj, nil
+}
+
+// decode reads the object in a request's body. What a custom resource's schema
+// does not know is treated like what a Go type does not have.
+func (q *request) decode(ctx context.Context, body []byte, contentType, validation string) (runtime.Object, error) {
+	obj, err := decodeInto(ctx, body, contentType, validation, q.kind.GVK(), q.kind.New())
+	if err != nil || q.kind.Custom == nil {
+		return obj, err
+	}
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return obj, nil
+	}
+	var problems []error
+	if again := duplicates(body, contentType); validation != metav1.FieldValidationIgnore {
+		problems = again
+	}
+	unknown, err := q.kind.Custom.Prune(u)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	for _, path := range unknown {
+		problems = append(problems, fmt.Errorf("unknown field %q", path))
+	}
+	switch {
+	case len(problems) == 0 || validation == metav1.FieldValidationIgnore:
+		return u, nil
+	case validation == metav1.FieldValidationStrict:
+		gvk := q.kind.GVK()
+		return nil, decodeError(runtime.NewStrictDecodingError(problems), &gvk, gvk, body)
+	}
+	for _, e := range problems {
+		warning.Add(ctx, e.Error())
+	}
+	return u, nil
 }
 
 // sharedGroup: DeleteOptions come under any group's name.

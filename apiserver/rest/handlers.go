@@ -11,11 +11,13 @@ import (
 	"orrery/apiserver/auth"
 	"orrery/apiserver/kinds"
 	"orrery/apiserver/registry"
+	"orrery/apiserver/warning"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -26,6 +28,9 @@ type Config struct {
 	Admission admission.Chain
 	Hooks     Hooks
 	Log       *slog.Logger
+	// Types describes kinds that client-go's apply configurations do not know, for
+	// server-side apply. It returns nil for those that they know.
+	Types func(k *kinds.Kind) (managedfields.TypeConverter, error)
 	// BookmarkPeriod is how often a quiet watch is told how far it is.
 	BookmarkPeriod time.Duration
 	// MinRequestTimeout is the least time a watch lives when the client says nothing (it is up to twice that).
@@ -38,9 +43,17 @@ type Handlers struct {
 	managers *managers
 }
 
+// layout is the row whose columns show objects: versions of a built-in kind share theirs.
+func (q *request) layout() *kinds.Kind {
+	if q.kind.Custom != nil {
+		return q.kind
+	}
+	return q.kind.Stored()
+}
+
 // New returns handlers.
 func New(c Config) *Handlers {
-	return &Handlers{Config: c, managers: newManagers(c.Table)}
+	return &Handlers{Config: c, managers: newManagers(c.Table, c.Types)}
 }
 
 // request is what every handler begins with.
@@ -84,6 +97,14 @@ func (h *Handlers) begin(r *http.Request, verb string) (*request, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if k.Custom != nil {
+		if f.as == "" && f.mediaType == mediaProto {
+			f.mediaType = mediaJSON // custom resources have no protobuf form
+		}
+		if k.Custom.Deprecated != "" {
+			warning.Add(r.Context(), k.Custom.Deprecated)
+		}
 	}
 	q.form = f
 	if !k.Virtual() {

@@ -29,6 +29,7 @@ type managers struct {
 	mu    sync.Mutex
 	byKey map[managerKey]*managedfields.FieldManager
 	types func() managedfields.TypeConverter
+	other func(*kinds.Kind) (managedfields.TypeConverter, error)
 }
 
 type managerKey struct {
@@ -36,9 +37,9 @@ type managerKey struct {
 	subresource string
 }
 
-func newManagers(table *kinds.Table) *managers {
+func newManagers(table *kinds.Table, other func(*kinds.Kind) (managedfields.TypeConverter, error)) *managers {
 	return &managers{
-		table: table, byKey: map[managerKey]*managedfields.FieldManager{},
+		table: table, other: other, byKey: map[managerKey]*managedfields.FieldManager{},
 		// Parsing the schema takes a while: not before somebody writes.
 		types: sync.OnceValue(func() managedfields.TypeConverter {
 			return applyconfigurations.NewTypeConverter(scheme.Scheme)
@@ -54,17 +55,33 @@ func (m *managers) of(k *kinds.Kind, subresource string) (*managedfields.FieldMa
 	if fm, ok := m.byKey[key]; ok {
 		return fm, nil
 	}
-	make, types := managedfields.NewDefaultFieldManager, m.types
+	make := managedfields.NewDefaultFieldManager
 	if isUnstructured(k.New()) {
 		make = managedfields.NewDefaultCRDFieldManager
-		types = managedfields.NewDeducedTypeConverter
+	}
+	types, err := m.typesOf(k)
+	if err != nil {
+		return nil, err
 	}
 	c := convertor{m.table}
-	fm, err := make(types(), c, c, c, k.GVK(), k.GV(), subresource, m.reset(k, subresource))
+	fm, err := make(types, c, c, c, k.GVK(), k.GV(), subresource, m.reset(k, subresource))
 	if err == nil {
 		m.byKey[key] = fm
 	}
 	return fm, err
+}
+
+// typesOf knows the lists and maps of a kind.
+func (m *managers) typesOf(k *kinds.Kind) (managedfields.TypeConverter, error) {
+	if m.other != nil {
+		if types, err := m.other(k); types != nil || err != nil {
+			return types, err
+		}
+	}
+	if isUnstructured(k.New()) {
+		return managedfields.NewDeducedTypeConverter(), nil
+	}
+	return m.types(), nil
 }
 
 // reset lists the fields that an endpoint does not write, and that nobody can

@@ -160,7 +160,7 @@ func (p *patch) on(ctx context.Context, q *request, live runtime.Object) (runtim
 		if err != nil {
 			return nil, err
 		}
-		return decodeInto(ctx, after, mediaJSON, p.options.FieldValidation, q.kind.GVK(), q.kind.New())
+		return q.decode(ctx, after, mediaJSON, p.options.FieldValidation)
 	}
 	return nil, errPatchMedia
 }

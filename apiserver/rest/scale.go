@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"orrery/apiserver/kinds"
 
@@ -13,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -38,24 +40,80 @@ func replicas(obj runtime.Object) (want **int32, have int32, selector string, er
 
 // scaleOf shows an object as a Scale.
 //
-// Upstream: pkg/registry/apps/deployment/storage/storage.go, scaleFromDeployment.
-func scaleOf(obj runtime.Object) (*autoscalingv1.Scale, error) {
+// Upstream: pkg/registry/apps/deployment/storage/storage.go, scaleFromDeployment;
+// staging/src/k8s.io/apiextensions-apiserver/pkg/registry/customresource/etcd.go, scaleFromCustomResource.
+func (q *request) scaleOf(obj runtime.Object) (*autoscalingv1.Scale, error) {
+	if c := q.kind.Custom; c != nil {
+		return customScale(c.Scale, obj)
+	}
 	want, have, selector, err := replicas(obj)
 	if err != nil {
 		return nil, err
 	}
+	s, err := newScale(obj)
+	if err != nil {
+		return nil, err
+	}
+	s.Status = autoscalingv1.ScaleStatus{Replicas: have, Selector: selector}
+	if *want != nil {
+		s.Spec.Replicas = **want
+	}
+	return s, nil
+}
+
+// setReplicas writes the wanted number into an object.
+func (q *request) setReplicas(obj runtime.Object, n int32) error {
+	if c := q.kind.Custom; c != nil {
+		return unstructured.SetNestedField(obj.(*unstructured.Unstructured).Object, int64(n), c.Scale.Replicas...)
+	}
+	want, _, _, err := replicas(obj)
+	if err != nil {
+		return err
+	}
+	*want = &n
+	return nil
+}
+
+// customScale finds the numbers where the definition says they are.
+func customScale(p *kinds.ScalePaths, obj runtime.Object) (*autoscalingv1.Scale, error) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok || p == nil {
+		return nil, fmt.Errorf("%T has no scale", obj)
+	}
+	want, found, err := unstructured.NestedInt64(u.Object, p.Replicas...)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, apierrors.NewInternalError(fmt.Errorf("the spec replicas field %q does not exist", "."+strings.Join(p.Replicas, ".")))
+	}
+	have, _, err := unstructured.NestedInt64(u.Object, p.StatusReplicas...)
+	if err != nil {
+		return nil, err
+	}
+	selector := ""
+	if p.Selector != nil {
+		if selector, _, err = unstructured.NestedString(u.Object, p.Selector...); err != nil {
+			return nil, err
+		}
+	}
+	s, err := newScale(obj)
+	if err != nil {
+		return nil, err
+	}
+	s.Spec.Replicas, s.Status = int32(want), autoscalingv1.ScaleStatus{Replicas: int32(have), Selector: selector}
+	return s, nil
+}
+
+// newScale has the metadata of an object.
+func newScale(obj runtime.Object) (*autoscalingv1.Scale, error) {
 	m, err := meta.Accessor(obj)
 	if err != nil {
 		return nil, err
 	}
 	s := &autoscalingv1.Scale{
 		ObjectMeta: metav1.ObjectMeta{Name: m.GetName(), Namespace: m.GetNamespace(), UID: m.GetUID(),
-			ResourceVersion: m.GetResourceVersion(), CreationTimestamp: m.GetCreationTimestamp()},
-		Status: autoscalingv1.ScaleStatus{Replicas: have, Selector: selector},
-	}
-	if *want != nil {
-		s.Spec.Replicas = **want
-	}
+			ResourceVersion: m.GetResourceVersion(), CreationTimestamp: m.GetCreationTimestamp()}}
 	s.SetGroupVersionKind(scaleGVK)
 	return s, nil
 }
@@ -76,7 +134,7 @@ func (h *Handlers) scale(w http.ResponseWriter, r *http.Request, q *request) {
 		WriteError(w, r, err)
 		return
 	}
-	s, err := scaleOf(obj)
+	s, err := q.scaleOf(obj)
 	if err != nil {
 		WriteError(w, r, err)
 		return
@@ -133,7 +191,7 @@ func (h *Handlers) rescale(r *http.Request, q *request) (runtime.Object, error) 
 	wo.AnyVersion = true
 	wo.Subresource = nil // it is the spec that changes, by the kind's own rules
 	obj, _, err := q.res.Update(r.Context(), q.Namespace, q.Name, func(ctx context.Context, cur runtime.Object) (runtime.Object, error) {
-		before, err := scaleOf(cur)
+		before, err := q.scaleOf(cur)
 		if err != nil {
 			return nil, err
 		}
@@ -167,12 +225,9 @@ func (h *Handlers) withReplicas(ctx context.Context, q *request, cur runtime.Obj
 		return nil, apierrors.NewInvalid(scaleGVK.GroupKind(), q.Name, field.ErrorList{field.Invalid(field.NewPath("spec", "replicas"), after.Spec.Replicas, "must be greater than or equal to 0")})
 	}
 	next := cur.DeepCopyObject()
-	want, _, _, err := replicas(next)
-	if err != nil {
+	if err := q.setReplicas(next, after.Spec.Replicas); err != nil {
 		return nil, err
 	}
-	n := after.Spec.Replicas
-	*want = &n
 	m, err := meta.Accessor(next)
 	if err != nil {
 		return nil, err

@@ -40,7 +40,7 @@ func (h *Handlers) table(r *http.Request, q *request, objects []runtime.Object, 
 	t := &metav1.Table{ListMeta: m, Rows: make([]metav1.TableRow, 0, len(objects))}
 	t.SetGroupVersionKind(metaGVK(q.form.version, "Table"))
 	if header {
-		t.ColumnDefinitions = columns(q.kind)
+		t.ColumnDefinitions = columns(q.layout())
 	}
 	for _, obj := range objects {
 		row, err := q.row(obj, o.IncludeObject)
@@ -53,15 +53,15 @@ func (h *Handlers) table(r *http.Request, q *request, objects []runtime.Object, 
 }
 
 func columns(k *kinds.Kind) []metav1.TableColumnDefinition {
-	if k.Stored().Cells == nil {
+	if k.Cells == nil {
 		return plainColumns
 	}
-	return k.Stored().Columns
+	return k.Columns
 }
 
 func (q *request) row(obj runtime.Object, include metav1.IncludeObjectPolicy) (metav1.TableRow, error) {
 	var row metav1.TableRow
-	if cells := q.kind.Stored().Cells; cells != nil {
+	if cells := q.layout().Cells; cells != nil {
 		row.Cells, row.Conditions = cells(obj)
 	} else {
 		m, err := meta.Accessor(obj)

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -43,6 +44,23 @@ func decodeUnstructured(_ context.Context, body []byte, contentType string, want
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
 	}
 	return u, nil
+}
+
+// duplicates finds keys that stand twice in a body.
+func duplicates(body []byte, contentType string) []error {
+	if media, _, err := mime.ParseMediaType(contentType); err == nil && media == mediaYAML {
+		var again map[string]any
+		if err := yaml.UnmarshalStrict(body, &again); err != nil {
+			return []error{err}
+		}
+		return nil
+	}
+	var again map[string]any
+	strict, err := kjson.UnmarshalStrict(body, &again)
+	if err != nil {
+		return nil // said when it was read
+	}
+	return strict
 }
 
 // normalize turns whole numbers into int64, as the wire types' deep copies expect.

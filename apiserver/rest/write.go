@@ -52,7 +52,7 @@ func (h *Handlers) create(r *http.Request, q *request) (runtime.Object, error) {
 		return nil, err
 	}
 	ctx := r.Context()
-	obj, err := decodeInto(ctx, body, r.Header.Get("Content-Type"), o.FieldValidation, q.kind.GVK(), q.kind.New())
+	obj, err := q.decode(ctx, body, r.Header.Get("Content-Type"), o.FieldValidation)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +201,7 @@ func (h *Handlers) replace(r *http.Request, q *request) (runtime.Object, bool, e
 	if err != nil {
 		return nil, false, err
 	}
-	sent, err := decodeInto(r.Context(), body, r.Header.Get("Content-Type"), o.FieldValidation, q.kind.GVK(), q.kind.New())
+	sent, err := q.decode(r.Context(), body, r.Header.Get("Content-Type"), o.FieldValidation)
 	if err != nil {
 		return nil, false, err
 	}

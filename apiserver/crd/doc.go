@@ -1,0 +1,24 @@
+// Package crd lets users bring kinds of their own. A CustomResourceDefinition
+// says what a kind is called and which fields it has; a controller turns that
+// into rows of the table of kinds, and from there on the new kind is served like
+// any other: routes, discovery, OpenAPI, tables, patches and watches all come
+// from the table.
+//
+//	CustomResourceDefinition ──▶ Controller ──▶ kinds.Table ──▶ rest, discovery, openapi
+//	        ▲                        │
+//	        └─ status: names, Established, Terminating
+//
+// Schemas are checked, pruned, defaulted and validated by the library that
+// upstream uses too (k8s.io/apiextensions-apiserver/pkg/apiserver/schema): what
+// a schema means is a contract and not the lesson.
+//
+// Invariants: a row is in the table only while its definition's names are
+// accepted; rows of an unchanged definition keep their identity, and with it
+// their watches; a definition that goes takes its objects with it.
+//
+// Left out: conversion by webhook (a CRD may ask for it, but reading an object
+// in another than the stored version fails); ratcheting of invalid fields that
+// an update leaves alone; cost limits of CEL rules at creation.
+//
+// Read next: controller.go, then rows.go.
+package crd

@@ -1,0 +1,57 @@
+package crd
+
+import (
+	"context"
+	"slices"
+
+	"orrery/apiserver/kinds"
+
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// wire gives the row of CustomResourceDefinition its strategy.
+//
+// Upstream: staging/src/k8s.io/apiextensions-apiserver/pkg/registry/customresourcedefinition/strategy.go and etcd.go.
+func wire(k *kinds.Kind) {
+	as := func(obj runtime.Object) *definition { return obj.(*definition) }
+	k.Default = func(obj runtime.Object) { apiextensionsv1.SetObjectDefaults_CustomResourceDefinition(as(obj)) }
+	k.PrepareForCreate = func(_ context.Context, obj runtime.Object) { noteStored(as(obj)) }
+	k.PrepareForUpdate = func(_ context.Context, obj, _ runtime.Object) { noteStored(as(obj)) }
+	k.Validate = func(obj runtime.Object) field.ErrorList { return validate(as(obj)) }
+	k.ValidateUpdate = func(obj, old runtime.Object) field.ErrorList { return validateUpdate(as(obj), as(old)) }
+	if status := k.Sub("status"); status != nil {
+		status.ValidateUpdate = func(obj, _ runtime.Object) field.ErrorList { return validateStored(as(obj)) }
+	}
+	// A definition stays until its objects are gone, and says so.
+	k.Held = func(obj runtime.Object) bool {
+		return obj.(*definition).DeletionTimestamp == nil || cleansUp(as(obj))
+	}
+	k.MarkDeleted = func(obj runtime.Object) {
+		crd := as(obj)
+		if !cleansUp(crd) {
+			crd.Finalizers = append(crd.Finalizers, apiextensionsv1.CustomResourceCleanupFinalizer)
+		}
+		apihelpers.SetCRDCondition(crd, condition(apiextensionsv1.Terminating, apiextensionsv1.ConditionTrue, "InstanceDeletionPending",
+			"CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon"))
+	}
+}
+
+func cleansUp(crd *definition) bool {
+	return slices.Contains(crd.Finalizers, apiextensionsv1.CustomResourceCleanupFinalizer)
+}
+
+// noteStored remembers every version that objects have been stored in.
+func noteStored(crd *definition) {
+	for _, v := range crd.Spec.Versions {
+		if v.Storage && !slices.Contains(crd.Status.StoredVersions, v.Name) {
+			crd.Status.StoredVersions = append(slices.Clone(crd.Status.StoredVersions), v.Name)
+		}
+	}
+}
+
+func condition(kind apiextensionsv1.CustomResourceDefinitionConditionType, status apiextensionsv1.ConditionStatus, reason, message string) apiextensionsv1.CustomResourceDefinitionCondition {
+	return apiextensionsv1.CustomResourceDefinitionCondition{Type: kind, Status: status, Reason: reason, Message: message}
+}
