@@ -16,7 +16,7 @@ import (
 	"orrery/client"
 )
 
-// objects reads what pods refer to: ConfigMaps, Secrets, tokens. When the API
+// objects reads what pods refer to: ConfigMaps, Secrets, tokens, volumes. When the API
 // server cannot be reached, the last answer stands, so that a container can be
 // restarted without it.
 //
@@ -70,6 +70,16 @@ func (o *objects) ConfigMap(ctx context.Context, namespace, name string) (*corev
 // Secret reads one.
 func (o *objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	return read[*corev1.Secret](ctx, o, "secret", namespace, name)
+}
+
+// Claim reads a PersistentVolumeClaim.
+func (o *objects) Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error) {
+	return read[*corev1.PersistentVolumeClaim](ctx, o, "persistentvolumeclaim", namespace, name)
+}
+
+// Volume reads a PersistentVolume.
+func (o *objects) Volume(ctx context.Context, name string) (*corev1.PersistentVolume, error) {
+	return read[*corev1.PersistentVolume](ctx, o, "persistentvolume", "", name)
 }
 
 // Token is a token of the pod's service account that dies with the pod. It is

@@ -19,6 +19,8 @@ type Objects interface {
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
 	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
+	Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error)
+	Volume(ctx context.Context, name string) (*corev1.PersistentVolume, error)
 }
 
 // Manager sets up and tears down the volumes of pods below Root, the folder of
@@ -70,8 +72,42 @@ func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) 
 			[]corev1.VolumeProjection{{DownwardAPI: &corev1.DownwardAPIProjection{Items: v.DownwardAPI.Items}}})
 	case v.Projected != nil:
 		return m.projected(ctx, pod, v.Name, "projected", true, v.Projected.DefaultMode, v.Projected.Sources)
+	case v.PersistentVolumeClaim != nil:
+		return m.persistent(ctx, pod, v.PersistentVolumeClaim.ClaimName)
+	case v.Ephemeral != nil:
+		return m.persistent(ctx, pod, pod.Name+"-"+v.Name)
 	}
 	return "", errors.New("this kind of volume is not supported")
+}
+
+// persistent is the folder behind a claim: of the node, because only such
+// volumes are known here. It is used in place, not mounted.
+//
+// Upstream: pkg/kubelet/volumemanager/populator, createVolumeSpec, and
+// pkg/volume/local, pkg/volume/hostpath. Left out: CSI and all else that is not
+// a folder of the node; block devices.
+func (m *Manager) persistent(ctx context.Context, pod *corev1.Pod, name string) (string, error) {
+	claim, err := m.Objects.Claim(ctx, pod.Namespace, name)
+	if err != nil {
+		return "", fmt.Errorf("error processing PVC %s/%s: failed to fetch PVC from API server: %w", pod.Namespace, name, err)
+	}
+	if claim.Status.Phase != corev1.ClaimBound || claim.Spec.VolumeName == "" {
+		return "", fmt.Errorf("error processing PVC %s/%s: PVC is not bound", pod.Namespace, name)
+	}
+	pv, err := m.Objects.Volume(ctx, claim.Spec.VolumeName)
+	if err != nil {
+		return "", fmt.Errorf("failed to get PV %s from API server: %w", claim.Spec.VolumeName, err)
+	}
+	switch {
+	case pv.Spec.HostPath != nil:
+		return pv.Spec.HostPath.Path, checkHostPath(pv.Spec.HostPath)
+	case pv.Spec.Local != nil:
+		if _, err := os.Stat(pv.Spec.Local.Path); err != nil {
+			return "", fmt.Errorf("local volume: %w", err) // never made: an empty folder is not the disk
+		}
+		return pv.Spec.Local.Path, nil
+	}
+	return "", errors.New("this kind of persistent volume is not supported")
 }
 
 // emptyDir is a folder that lives as long as the pod; anyone in the pod may write it.

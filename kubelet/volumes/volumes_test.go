@@ -19,6 +19,9 @@ type objects struct {
 	data  map[string]string
 	away  bool
 	token string
+
+	claim  *corev1.PersistentVolumeClaim
+	volume *corev1.PersistentVolume
 }
 
 func (o *objects) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap, error) {
@@ -37,6 +40,17 @@ func (o *objects) Secret(_ context.Context, _, name string) (*corev1.Secret, err
 
 func (o *objects) Token(context.Context, *corev1.Pod, *corev1.ServiceAccountTokenProjection) (string, error) {
 	return o.token, nil
+}
+
+func (o *objects) Claim(_ context.Context, _, name string) (*corev1.PersistentVolumeClaim, error) {
+	if o.claim == nil || name != o.claim.Name {
+		return nil, apierrors.NewNotFound(corev1.Resource("persistentvolumeclaim"), name)
+	}
+	return o.claim, nil
+}
+
+func (o *objects) Volume(context.Context, string) (*corev1.PersistentVolume, error) {
+	return o.volume, nil
 }
 
 func manager(t *testing.T, o *objects) *Manager {
@@ -282,5 +296,49 @@ func TestFields(t *testing.T) {
 	}
 	if _, err := Field(p, "spec.containers"); err == nil {
 		t.Error("a field that may not be shown is shown")
+	}
+}
+
+// A claim leads to a folder of the node, once it is bound. A hostPath is made
+// where there is none, a local disk never.
+func TestPersistentVolumes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	bound := corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound}
+	claim := func(name string, status corev1.PersistentVolumeClaimStatus) *corev1.PersistentVolumeClaim {
+		return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv"}, Status: status}
+	}
+	volume := func(source corev1.PersistentVolumeSource) *corev1.PersistentVolume {
+		return &corev1.PersistentVolume{Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: source}}
+	}
+	local := volume(corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: dir}})
+	host := volume(corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir}})
+	uses := corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}
+	ephemeral := corev1.Volume{Name: "scratch", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}}
+	for _, tt := range []struct {
+		name    string
+		pod     corev1.Volume
+		objects objects
+		wantErr string
+	}{
+		{"no claim", uses, objects{}, `failed to fetch PVC from API server: persistentvolumeclaim "data" not found`},
+		{"not bound", uses, objects{claim: claim("data", corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending})}, "PVC is not bound"},
+		{"a local disk that is not there", uses, objects{claim: claim("data", bound), volume: local}, "no such file or directory"},
+		{"a host path", uses, objects{claim: claim("data", bound), volume: host}, ""},
+		{"the local disk, now there", uses, objects{claim: claim("data", bound), volume: local}, ""},
+		{"an ephemeral volume", ephemeral, objects{claim: claim("web-scratch", bound), volume: local}, ""},
+		{"a network disk", uses, objects{claim: claim("data", bound), volume: volume(corev1.PersistentVolumeSource{NFS: &corev1.NFSVolumeSource{}})}, "not supported"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			paths, err := manager(t, &tt.objects).Setup(t.Context(), pod(tt.pod))
+			if tt.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
+					t.Fatalf("error %v, want %q", err, tt.wantErr)
+				}
+				return
+			}
+			if err != nil || paths[tt.pod.Name] != dir {
+				t.Fatalf("%v, %v", paths, err)
+			}
+		})
 	}
 }
