@@ -305,14 +305,13 @@ func (s source) upstreamRows() string {
 
 // absent pairs words of gaps.md with what the code would say if the thing were there.
 var absent = []struct{ words, files, code string }{
-	{"CustomResourceDefinitions", "apiserver/*.go", "orrery/apiserver/crd"},
+	{"aggregated API servers", "apiserver/*/*.go", "k8s.io/kube-aggregator/pkg/apis"},
 	{"Admission webhooks", "apiserver/admission/webhook*/*.go", "package "},
 	{"Swagger UI", "apiserver/*/*.go", "swagger-ui"},
-	{"Ingress controller", "proxy/ingress/*.go", "package "},
+	{"Ingress controller", "deploy/*ingress*.yaml", "kind: "},
 	{"modes nftables, ipvs", "proxy/*.go", "knftables"},
-	{"volume binding", "scheduler/*.go", "PersistentVolumeClaim"},
 	{"extenders", "scheduler/*.go", "type Extender"},
-	{"mounting of persistent volumes", "kubelet/volumes/*.go", ".PersistentVolumeClaim"},
+	{"CSI", "kubelet/volumes/*.go", "NodePublishVolume"},
 	{"in-place resize", "kubelet/*.go", "UpdateContainerResources("},
 	{"removal of unused images", "kubelet/*.go", "RemoveImage("},
 	{"rotation of containers' logs", "kubelet/*.go", "ReopenContainerLog("},
