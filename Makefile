@@ -13,7 +13,7 @@ GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVe
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools upstream image test test-unit race e2e lint loc clean help
+.PHONY: up down build tools upstream image test test-unit race e2e reliability bench-apiserver lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -72,6 +72,12 @@ race: ## run the tests that need no Docker under the race detector (needs a C co
 
 e2e: build tools ## run the tests on Docker nodes, beside any cluster that is up
 	@ORRERY_E2E=1 go run ./test/tally -- -timeout 25m -count 1 -p 1 ./lab ./test/...
+
+reliability: ## kill the API server 200 times, follow 100,000 writes through restarts (about ten minutes)
+	@go test ./test/reliability -count 1 -timeout 30m -v -kills 200 -writes 100000 -restarts 20
+
+bench-apiserver: build upstream ## our API server beside upstream's: one client program, in turns, a table
+	@go test ./test/bench -count 1 -timeout 30m -v -run TestBesideUpstream -rounds 3
 
 lint: tools ## gofmt, go vet and staticcheck
 	@files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); if [ -n "$$files" ]; then echo "not gofmt'ed:" $$files; exit 1; fi
