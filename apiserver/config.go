@@ -46,6 +46,9 @@ type Config struct {
 	AuthorizationModes []string // --authorization-mode
 	EnableAdmission    []string // --enable-admission-plugins
 	DisableAdmission   []string // --disable-admission-plugins
+	// How long pods stay on a dead node unless they say otherwise; nil means 300 s.
+	NotReadyTolerationSeconds    *int64 // --default-not-ready-toleration-seconds
+	UnreachableTolerationSeconds *int64 // --default-unreachable-toleration-seconds
 	// Bare leaves out admission and the objects that every cluster has: an empty
 	// API for tests that count what is there.
 	Bare bool

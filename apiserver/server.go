@@ -21,6 +21,7 @@ import (
 	"orrery/apiserver/audit"
 	"orrery/apiserver/auth"
 	"orrery/apiserver/auth/rbac"
+	"orrery/apiserver/backend"
 	"orrery/apiserver/bootstrap"
 	"orrery/apiserver/crd"
 	"orrery/apiserver/discovery"
@@ -32,6 +33,7 @@ import (
 	"orrery/apiserver/rest"
 	"orrery/apiserver/store"
 	"orrery/apiserver/stream"
+	"orrery/apiserver/webhook"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -54,6 +56,7 @@ type Server struct {
 	openapi       *openapi.Handler
 	bootstrap     *bootstrap.Bootstrap
 	definitions   *crd.Controller
+	webhooks      *backend.Pool
 	streams       *stream.Streams
 	metrics       *health.Metrics
 	audit         *audit.Log
@@ -106,11 +109,14 @@ func (s *Server) build() error {
 	if err := s.secure(); err != nil {
 		return fmt.Errorf("authentication and authorization: %w", err)
 	}
+	s.webhooks = &backend.Pool{Objects: s.registry, Dial: s.config.KubeletDial}
 	var plugins admission.Chain
 	if !s.config.Bare {
 		var err error
 		if plugins, err = admission.New(admission.Config{Objects: s.registry, Authorizer: s.authorizer,
-			Enable: s.config.EnableAdmission, Disable: s.config.DisableAdmission}); err != nil {
+			Webhooks: webhook.New(webhook.Config{Objects: s.registry, Table: s.table, Pool: s.webhooks, Log: s.config.Log}),
+			Enable: s.config.EnableAdmission, Disable: s.config.DisableAdmission,
+			NotReadySeconds: s.config.NotReadyTolerationSeconds, UnreachableSeconds: s.config.UnreachableTolerationSeconds}); err != nil {
 			return err
 		}
 		plugins = append(plugins, s.escalation)
@@ -216,6 +222,7 @@ func (s *Server) shutdown(ctx context.Context, server *http.Server) {
 	s.stopping.Begin()
 	s.registry.Close()
 	defer s.streams.Close()
+	defer s.webhooks.Close()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.Times.Shutdown)
 	defer cancel()
 	if server.Shutdown(ctx) != nil {

@@ -20,8 +20,13 @@ type Config struct {
 	Objects objects.Client
 	// Authorizer is asked by the plugins that guard certificates; nil turns those off.
 	Authorizer auth.Authorizer
+	// Webhooks are the plugins that ask servers outside.
+	Webhooks []Plugin
 	// Enable and Disable are the values of --enable-admission-plugins and --disable-admission-plugins.
 	Enable, Disable []string
+	// NotReadySeconds and UnreachableSeconds are how long a pod that says nothing about
+	// it stays on a node that is not ready or unreachable; nil means 300.
+	NotReadySeconds, UnreachableSeconds *int64
 }
 
 // New makes the chain of plugins that is on by default, in upstream's order. NodeRestriction is on when enabled by name, as kubeadm does.
@@ -38,7 +43,7 @@ func New(c Config) (Chain, error) {
 		taintNodesByCondition{},
 		newPodSecurity(c.Objects),
 		priority{objects: c.Objects},
-		defaultTolerationSeconds{},
+		defaultTolerationSeconds{notReady: seconds(c.NotReadySeconds), unreachable: seconds(c.UnreachableSeconds)},
 		defaultStorageClass{objects: c.Objects},
 		storageObjectInUseProtection{},
 		claimResize{objects: c.Objects},
@@ -47,8 +52,8 @@ func New(c Config) (Chain, error) {
 		certificateSigning{authorizer: c.Authorizer},
 		certificateSubjectRestriction{},
 		defaultIngressClass{objects: c.Objects},
-		resourceQuota{objects: c.Objects},
 	}
+	all = append(append(all, c.Webhooks...), resourceQuota{objects: c.Objects}) // what is counted is what is stored
 	known := func(name string) bool {
 		return slices.ContainsFunc(all, func(p Plugin) bool { return p.Name() == name })
 	}
@@ -65,7 +70,7 @@ func New(c Config) (Chain, error) {
 	}), nil
 }
 
-// elsewhere are upstream's plugins that flags may name without effect here: webhooks are served by the server itself, the others are left out.
+// elsewhere are upstream's plugins that flags may name without effect here: they are left out.
 var elsewhere = []string{"MutatingAdmissionWebhook", "ValidatingAdmissionWebhook", "MutatingAdmissionPolicy", "ValidatingAdmissionPolicy",
 	"PodTopologyLabels", "ClusterTrustBundleAttest"}
 

@@ -15,25 +15,39 @@ import (
 // defaultTolerationSeconds lets every pod stay five minutes on a node that is gone: the time until it is evicted.
 //
 // Upstream: plugin/pkg/admission/defaulttolerationseconds/admission.go, Plugin.
-type defaultTolerationSeconds struct{ Base }
+type defaultTolerationSeconds struct {
+	Base
+	notReady, unreachable int64
+}
 
-// tolerationSeconds: flags --default-not-ready-toleration-seconds and --default-unreachable-toleration-seconds.
+// tolerationSeconds is upstream's default of the flags --default-not-ready-toleration-seconds
+// and --default-unreachable-toleration-seconds.
 const tolerationSeconds = 300
+
+func seconds(n *int64) int64 {
+	if n == nil {
+		return tolerationSeconds
+	}
+	return *n
+}
 
 func (defaultTolerationSeconds) Name() string { return "DefaultTolerationSeconds" }
 
-func (defaultTolerationSeconds) Admit(_ context.Context, a *Attributes) error {
+func (d defaultTolerationSeconds) Admit(_ context.Context, a *Attributes) error {
 	pod, ok := a.Object.(*corev1.Pod)
 	if !ok || !a.is("", "Pod", Create, Update) {
 		return nil
 	}
-	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+	for _, of := range []struct {
+		key     string
+		seconds int64
+	}{{corev1.TaintNodeNotReady, d.notReady}, {corev1.TaintNodeUnreachable, d.unreachable}} {
 		tolerated := slices.ContainsFunc(pod.Spec.Tolerations, func(t corev1.Toleration) bool {
-			return (t.Key == key || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "")
+			return (t.Key == of.key || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "")
 		})
 		if !tolerated {
 			pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
-				Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: new(int64(tolerationSeconds))})
+				Key: of.key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: new(of.seconds)})
 		}
 	}
 	return nil
@@ -72,6 +86,8 @@ func (storageObjectInUseProtection) Admit(_ context.Context, a *Attributes) erro
 		finalizer = "kubernetes.io/pvc-protection"
 	case a.is("", "PersistentVolume", Create):
 		finalizer = "kubernetes.io/pv-protection"
+	case a.is("storage.k8s.io", "VolumeAttributesClass", Create):
+		finalizer = "kubernetes.io/vac-protection"
 	default:
 		return nil
 	}

@@ -73,6 +73,8 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&c.AuthorizationModes, "authorization-mode", []string{"AlwaysAllow"}, "authorizers to ask in order: Node, RBAC, AlwaysAllow, AlwaysDeny")
 	f.StringSliceVar(&c.EnableAdmission, "enable-admission-plugins", nil, "admission plugins to add to the default ones")
 	f.StringSliceVar(&c.DisableAdmission, "disable-admission-plugins", nil, "admission plugins to leave out")
+	c.NotReadyTolerationSeconds = f.Int64("default-not-ready-toleration-seconds", int64(timing.NotReadyToleration/time.Second), "how long pods stay on a node that is not ready, unless they say otherwise")
+	c.UnreachableTolerationSeconds = f.Int64("default-unreachable-toleration-seconds", int64(timing.UnreachableToleration/time.Second), "how long pods stay on a node that is unreachable, unless they say otherwise")
 	f.StringVar(&o.auditLog, "audit-log-path", "", "file that gets a line for every request, at level Metadata; - is standard output")
 	o.authenticationFlags(f)
 	o.storeFlags(f)

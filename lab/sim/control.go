@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"orrery/apiserver"
 	"orrery/client"
@@ -40,6 +41,9 @@ func (s *Sim) runAPIServer(ctx context.Context) error {
 		ServiceCIDR: serviceCIDR, FirstNodePort: 30000, LastNodePort: 32767, EnableAdmission: []string{"NodeRestriction"},
 		Times: apiserver.Times{EventTTL: timing.EventTTL, Compaction: timing.CompactionInterval, RequestTimeout: timing.RequestTimeout, BookmarkPeriod: timing.BookmarkPeriod},
 	}
+	notReady, unreachable := timing.NotReadyToleration, timing.UnreachableToleration
+	timing.Scale(s.cfg.TimeScale, &notReady, &unreachable)
+	cfg.NotReadyTolerationSeconds, cfg.UnreachableTolerationSeconds = new(int64(notReady/time.Second)), new(int64(unreachable/time.Second))
 	if !s.cfg.Plain {
 		cfg.TLSCertFile, cfg.TLSKeyFile = s.pki.file(serving+".crt"), s.pki.file(serving+".key")
 		cfg.KubeletClientCertificate, cfg.KubeletClientKey = s.pki.file(kubeletClient+".crt"), s.pki.file(kubeletClient+".key")
