@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -280,6 +281,13 @@ func (f *fakeRuntime) ContainerStatus(_ context.Context, r *cri.ContainerStatusR
 		return nil, grpcstatus.Error(codes.NotFound, "no such container")
 	}
 	return &cri.ContainerStatusResponse{Status: proto.Clone(c.st).(*cri.ContainerStatus)}, nil
+}
+
+// ReopenContainerLog begins a new file, as a container's logger does.
+func (f *fakeRuntime) ReopenContainerLog(_ context.Context, r *cri.ReopenContainerLogRequest, _ ...grpc.CallOption) (*cri.ReopenContainerLogResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &cri.ReopenContainerLogResponse{}, os.WriteFile(f.containers[r.ContainerId].st.LogPath, nil, 0o600)
 }
 
 func (f *fakeRuntime) ExecSync(_ context.Context, r *cri.ExecSyncRequest, _ ...grpc.CallOption) (*cri.ExecSyncResponse, error) {

@@ -122,7 +122,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		k.nodeEvent(corev1.EventTypeWarning, "CgroupV1", "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. "+
 			"Please migrate to cgroup v2. More information at https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1")
 	}
-	for _, run := range []func(context.Context){k.watchRuntime, k.watchPods, k.watchEvents, k.cleanUp, k.status.run} {
+	for _, run := range []func(context.Context){k.watchRuntime, k.watchPods, k.watchEvents, k.cleanUp, k.rotateLogs, k.status.run} {
 		wg.Go(func() { run(ctx) })
 	}
 	if k.cfg.Settings.StaticPodPath != "" {

@@ -45,6 +45,7 @@ var Table = []Entry{
 	{"PLEGRelistPeriod", PLEGRelistPeriod, "pkg/kubelet/kubelet.go, genericPlegRelistPeriod", ""},
 	{"SandboxRetry", SandboxRetry, "pkg/kubelet/pod_workers.go, backOffOnTransientErrorPeriod", ""},
 	{"PodWorkerBackOff", PodWorkerBackOff, "pkg/kubelet/pod_workers.go, workerBackOffPeriod", "before jitter"},
+	{"ContainerLogMonitorInterval", ContainerLogMonitorInterval, "containerLogMonitorInterval", ""},
 	{"ProbePeriod", ProbePeriod, "periodSeconds", ""},
 	{"ProbeTimeout", ProbeTimeout, "timeoutSeconds", ""},
 	{"LeaderLeaseDuration", LeaderLeaseDuration, "--leader-elect-lease-duration", ""},

@@ -103,6 +103,9 @@ const (
 	// PodWorkerBackOff is the wait after any other failure of a pod's sync
 	// (pkg/kubelet/pod_workers.go, workerBackOffPeriod), before jitter.
 	PodWorkerBackOff = 10 * time.Second
+	// ContainerLogMonitorInterval is how often the sizes of logs are looked at
+	// (KubeletConfiguration containerLogMonitorInterval).
+	ContainerLogMonitorInterval = 10 * time.Second
 	// ProbePeriod and ProbeTimeout are the API defaults of a probe.
 	ProbePeriod  = 10 * time.Second
 	ProbeTimeout = time.Second
