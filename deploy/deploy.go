@@ -1,11 +1,12 @@
 // Package deploy holds what is put into a cluster and what a cluster's nodes are made of.
 //
 //	deploy/
-//	├── cni.yaml   the network plugin, applied like any vendor's manifest
-//	├── demo/      the course's application, program and manifest
-//	├── images/    the component images, made without an image builder
-//	├── node/      the node image: Debian, systemd, containerd
-//	└── tools/     the foreign programs of a node, a Go module of its own
+//	├── cni.yaml      the network plugin, applied like any vendor's manifest
+//	├── ingress.yaml  the ingress controller, likewise
+//	├── demo/         the course's application, program and manifest
+//	├── images/       the component images, made without an image builder
+//	├── node/         the node image: Debian, systemd, containerd
+//	└── tools/        the foreign programs of a node, a Go module of its own
 //
 // Invariants: everything here is data or a build step; no component imports it. The manifests are carried in the
 // program so that `orrery` works from any folder.
@@ -19,6 +20,11 @@ import _ "embed"
 //
 //go:embed cni.yaml
 var CNI []byte
+
+// Ingress is the manifest of the ingress controller.
+//
+//go:embed ingress.yaml
+var Ingress []byte
 
 // App is the manifest of the demo application.
 //

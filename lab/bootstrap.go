@@ -25,8 +25,9 @@ func (c *Cluster) bootstrapSteps(nodes *[]Node) []step {
 			return c.Docker.Do(ctx, "exec", head().Name, "kubeadm", "init", "--config", "/home/docker/config.yaml")
 		}},
 		{"Copying the kubeconfig", func(ctx context.Context) error { return c.writeKubeconfig(ctx, head()) }},
-		{"kubectl apply: installing the network plugin", func(ctx context.Context) error {
-			return c.kubectl(ctx, head(), "apply", "-f", "/home/docker/cni.yaml")
+		// Nobody waits for the second: its pods come when there are workers.
+		{"kubectl apply: network plugin and ingress controller", func(ctx context.Context) error {
+			return c.kubectl(ctx, head(), "apply", "-f", "/home/docker/cni.yaml", "-f", "/home/docker/ingress.yaml")
 		}},
 		{"kubeadm join: connecting the workers", func(ctx context.Context) error {
 			return c.join(ctx, head(), (*nodes)[1:])

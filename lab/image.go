@@ -43,7 +43,7 @@ func (c *Cluster) ensureNodeImage(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sum, err := c.sum(slices.Concat([]byte(base), deploy.CNI, deploy.App), slices.Concat(nodePrograms, images.Programs())...)
+	sum, err := c.sum(slices.Concat([]byte(base), deploy.CNI, deploy.Ingress, deploy.App), slices.Concat(nodePrograms, images.Programs())...)
 	if err != nil {
 		return "", err
 	}
@@ -102,6 +102,7 @@ func (c *Cluster) writeNodeContext(w *contextWriter, iptables []byte) {
 	w.addFiles(node.Files)
 	w.addPrograms("rootfs/usr/bin/", c.NodeBin, nodePrograms)
 	w.add("rootfs/home/docker/cni.yaml", 0o644, deploy.CNI)
+	w.add("rootfs/home/docker/ingress.yaml", 0o644, deploy.Ingress)
 	w.add("rootfs/home/docker/app.yaml", 0o644, deploy.App)
 	for n, i := range images.All {
 		var archive bytes.Buffer

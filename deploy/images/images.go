@@ -34,6 +34,7 @@ var All = []Image{
 	{Name: "busybox", On: EveryNode, Iptables: true},
 	{Name: "cni", On: EveryNode, Programs: []string{"orrery-cnid", "orrery-cni"}, Iptables: true},
 	{Name: "kube-proxy", On: EveryNode, Programs: []string{"kube-proxy"}, Iptables: true},
+	{Name: "ingress", On: EveryNode, Programs: []string{"orrery-ingress"}},
 	{Name: "kube-scheduler", On: ControlPlane, Programs: []string{"kube-scheduler"}},
 	{Name: "kube-controller-manager", On: ControlPlane, Programs: []string{"kube-controller-manager"}},
 	{Name: "kube-apiserver", On: ControlPlane, Programs: []string{"kube-apiserver"}},
