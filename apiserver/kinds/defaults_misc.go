@@ -4,8 +4,10 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	flowv1 "k8s.io/api/flowcontrol/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -241,5 +243,49 @@ func defaultMutatingWebhooks(c *admissionv1.MutatingWebhookConfiguration) {
 		w := &c.Webhooks[i]
 		webhookDefaults(&w.FailurePolicy, &w.MatchPolicy, &w.NamespaceSelector, &w.ObjectSelector, &w.TimeoutSeconds, &w.ClientConfig, w.Rules)
 		fillPtr(&w.ReinvocationPolicy, admissionv1.NeverReinvocationPolicy)
+	}
+}
+
+// Upstream: pkg/apis/resource/v1/defaults.go, SetDefaults_ExactDeviceRequest and SetDefaults_DeviceSubRequest.
+func defaultDevices(d *resourcev1.DeviceClaim) {
+	complete := func(mode *resourcev1.DeviceAllocationMode, count *int64) {
+		fill(mode, resourcev1.DeviceAllocationModeExactCount)
+		if *mode == resourcev1.DeviceAllocationModeExactCount {
+			fill(count, 1)
+		}
+	}
+	for i := range d.Requests {
+		if exactly := d.Requests[i].Exactly; exactly != nil {
+			complete(&exactly.AllocationMode, &exactly.Count)
+		}
+		for j := range d.Requests[i].FirstAvailable {
+			sub := &d.Requests[i].FirstAvailable[j]
+			complete(&sub.AllocationMode, &sub.Count)
+		}
+	}
+}
+
+func defaultResourceClaim(c *resourcev1.ResourceClaim) { defaultDevices(&c.Spec.Devices) }
+
+func defaultResourceClaimTemplate(t *resourcev1.ResourceClaimTemplate) {
+	defaultDevices(&t.Spec.Spec.Devices)
+}
+
+// Upstream: pkg/apis/flowcontrol/v1/defaults.go.
+func defaultFlowSchema(f *flowv1.FlowSchema) { fill(&f.Spec.MatchingPrecedence, 1000) }
+
+func defaultPriorityLevel(l *flowv1.PriorityLevelConfiguration) {
+	if e := l.Spec.Exempt; e != nil {
+		fillPtr(&e.NominalConcurrencyShares, 0)
+		fillPtr(&e.LendablePercent, 0)
+	}
+	if l := l.Spec.Limited; l != nil {
+		fillPtr(&l.NominalConcurrencyShares, 30)
+		fillPtr(&l.LendablePercent, 0)
+		if q := l.LimitResponse.Queuing; q != nil {
+			fill(&q.HandSize, 8)
+			fill(&q.Queues, 64)
+			fill(&q.QueueLengthLimit, 50)
+		}
 	}
 }

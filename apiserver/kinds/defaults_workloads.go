@@ -42,6 +42,7 @@ func defaultReplicationController(rc *corev1.ReplicationController) {
 
 // Upstream: pkg/apis/apps/v1/defaults.go, SetDefaults_DaemonSet.
 func defaultDaemonSet(ds *appsv1.DaemonSet) {
+	setTemplateGeneration(ds, templateGeneration(ds)) // always there, so that whoever writes first owns it
 	s := &ds.Spec
 	defaultPodSpec(&s.Template.Spec)
 	fill(&s.UpdateStrategy.Type, appsv1.RollingUpdateDaemonSetStrategyType)

@@ -99,6 +99,58 @@ func prepareDeploymentStatus(_ context.Context, d, old *appsv1.Deployment) {
 	d.Spec, d.Labels = old.Spec, old.Labels
 }
 
+// createDaemonSet and updateDaemonSet count the templates that a DaemonSet has had; its pods carry the number.
+//
+// Upstream: pkg/registry/apps/daemonset/strategy.go, where spec.templateGeneration stands behind the annotation.
+func createDaemonSet(_ context.Context, ds *appsv1.DaemonSet) {
+	if templateGeneration(ds) < 1 {
+		setTemplateGeneration(ds, 1)
+	}
+}
+
+func updateDaemonSet(_ context.Context, ds, old *appsv1.DaemonSet) {
+	n := templateGeneration(old)
+	if !equality.Semantic.DeepEqual(ds.Spec.Template, old.Spec.Template) {
+		n++
+	}
+	setTemplateGeneration(ds, max(n, 1))
+}
+
+func templateGeneration(ds *appsv1.DaemonSet) int64 {
+	n, err := strconv.ParseInt(ds.Annotations[appsv1.DeprecatedTemplateGeneration], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func setTemplateGeneration(ds *appsv1.DaemonSet, n int64) {
+	if ds.Annotations == nil {
+		ds.Annotations = map[string]string{}
+	}
+	ds.Annotations[appsv1.DeprecatedTemplateGeneration] = strconv.FormatInt(n, 10)
+}
+
+// createVolumeObject and prepareVolumeStatus note since when a volume is in its phase.
+//
+// Upstream: pkg/registry/core/persistentvolume/strategy.go.
+func createVolumeObject(_ context.Context, pv *corev1.PersistentVolume) {
+	now := metav1.Now()
+	pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: &now}
+}
+
+func prepareVolumeStatus(_ context.Context, pv, old *corev1.PersistentVolume) {
+	pv.Spec = old.Spec
+	s, was := &pv.Status, old.Status
+	switch moved := s.Phase != was.Phase; {
+	case !moved && s.LastPhaseTransitionTime == nil:
+		s.LastPhaseTransitionTime = was.LastPhaseTransitionTime
+	case moved && (s.LastPhaseTransitionTime == nil || s.LastPhaseTransitionTime.Equal(was.LastPhaseTransitionTime)):
+		now := metav1.Now()
+		s.LastPhaseTransitionTime = &now
+	}
+}
+
 // updateEndpointSlice: readers go by the generation, and labels say which service a slice belongs to.
 func updateEndpointSlice(_ context.Context, s, old *discoveryv1.EndpointSlice) {
 	if s.Generation == old.Generation && (!maps.Equal(s.Labels, old.Labels) || !maps.Equal(s.Annotations, old.Annotations)) {

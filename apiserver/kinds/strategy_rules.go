@@ -44,7 +44,7 @@ var rules = map[string]func(*Kind){
 		Fields: map[string]func(*appsv1.ReplicaSet) string{
 			"status.replicas": func(rs *appsv1.ReplicaSet) string { return strconv.Itoa(int(rs.Status.Replicas)) }},
 		Columns: "Name, Desired:int, Current:int, Ready:int, Age, Containers*, Images*, Selector*", Cells: replicaSetCells}),
-	"apps/DaemonSet": set(rule[appsv1.DaemonSet]{Default: defaultDaemonSet, Validate: validateDaemonSet, Change: validateDaemonSetUpdate,
+	"apps/DaemonSet": set(rule[appsv1.DaemonSet]{Default: defaultDaemonSet, Create: createDaemonSet, Update: updateDaemonSet, Validate: validateDaemonSet, Change: validateDaemonSetUpdate,
 		Columns: "Name, Desired:int, Current:int, Ready:int, Up-to-date:int, Available:int, Node Selector, Age, Containers*, Images*, Selector*", Cells: daemonSetCells}),
 	"apps/StatefulSet": set(rule[appsv1.StatefulSet]{Default: defaultStatefulSet, Validate: validateStatefulSet, Change: validateStatefulSetUpdate,
 		Columns: "Name, Ready, Age, Containers*, Images*", Cells: statefulSetCells}),
@@ -84,7 +84,8 @@ var rules = map[string]func(*Kind){
 	"/Node": set(rule[corev1.Node]{Default: defaultNode, Validate: validateNode, Change: validateNodeUpdate,
 		Fields: map[string]func(*corev1.Node) string{
 			"spec.unschedulable": func(n *corev1.Node) string { return fmt.Sprint(n.Spec.Unschedulable) }},
-		Columns: "Name, Status, Roles, Age, Version, Internal-IP*, External-IP*, OS-Image*, Kernel-Version*, Container-Runtime*", Cells: nodeCells}),
+		Columns: "Name, Status, Roles, Age, Version, Internal-IP*, External-IP*, OS-Image*, Kernel-Version*, Container-Runtime*", Cells: nodeCells,
+		More: func(k *Kind) { k.Reset = [][]string{s("status")} }}),
 	"/ConfigMap": set(rule[corev1.ConfigMap]{Validate: validateConfigMap, Change: validateConfigMapUpdate,
 		Columns: "Name, Data, Age", Cells: configMapCells}),
 	"/Secret": set(rule[corev1.Secret]{Default: defaultSecret, Validate: validateSecret, Change: validateSecretUpdate,
@@ -97,8 +98,9 @@ var rules = map[string]func(*Kind){
 	"/ResourceQuota": set(rule[corev1.ResourceQuota]{Default: defaultQuota, Validate: validateQuota, Change: validateQuotaUpdate,
 		Columns: "Name, Request, Limit, Age", Cells: quotaCells}),
 	"/LimitRange": set(rule[corev1.LimitRange]{Default: defaultLimitRange, Validate: validateLimitRange}),
-	"/PersistentVolume": set(rule[corev1.PersistentVolume]{Default: defaultVolumeObject, Validate: validateVolumeObject, Change: validateVolumeObjectUpdate,
-		Columns: "Name, Capacity, Access Modes, Reclaim Policy, Status, Claim, StorageClass, VolumeAttributesClass, Reason, Age, VolumeMode*", Cells: volumeCells}),
+	"/PersistentVolume": set(rule[corev1.PersistentVolume]{Default: defaultVolumeObject, Create: createVolumeObject, Validate: validateVolumeObject, Change: validateVolumeObjectUpdate,
+		Columns: "Name, Capacity, Access Modes, Reclaim Policy, Status, Claim, StorageClass, VolumeAttributesClass, Reason, Age, VolumeMode*", Cells: volumeCells,
+		More: func(k *Kind) { prepareSub(k, "status", prepareVolumeStatus, nil, s("spec")) }}),
 	"/PersistentVolumeClaim": set(rule[corev1.PersistentVolumeClaim]{Default: defaultClaim, Validate: validateClaim, Change: validateClaimUpdate,
 		Columns: "Name, Status, Volume, Capacity, Access Modes, StorageClass, VolumeAttributesClass, Age, VolumeMode*", Cells: claimCells}),
 
@@ -128,8 +130,8 @@ var rules = map[string]func(*Kind){
 
 	"resource.k8s.io/DeviceClass": set(rule[resourcev1.DeviceClass]{Columns: "Name, Age",
 		Cells: func(c *resourcev1.DeviceClass) []any { return ageCells(c) }}),
-	"resource.k8s.io/ResourceClaim": set(rule[resourcev1.ResourceClaim]{Columns: "Name, State, Age", Cells: resourceClaimCells}),
-	"resource.k8s.io/ResourceClaimTemplate": set(rule[resourcev1.ResourceClaimTemplate]{Columns: "Name, Age",
+	"resource.k8s.io/ResourceClaim": set(rule[resourcev1.ResourceClaim]{Default: defaultResourceClaim, Columns: "Name, State, Age", Cells: resourceClaimCells}),
+	"resource.k8s.io/ResourceClaimTemplate": set(rule[resourcev1.ResourceClaimTemplate]{Default: defaultResourceClaimTemplate, Columns: "Name, Age",
 		Cells: func(t *resourcev1.ResourceClaimTemplate) []any { return ageCells(t) }}),
 	"resource.k8s.io/ResourceSlice": set(rule[resourcev1.ResourceSlice]{
 		Fields: map[string]func(*resourcev1.ResourceSlice) string{
@@ -149,8 +151,8 @@ var rules = map[string]func(*Kind){
 		Columns: "Name, Mutations:int, ParamKind, Age", Cells: mutatingPolicyCells}),
 	"admissionregistration.k8s.io/MutatingAdmissionPolicyBinding": set(rule[admissionv1.MutatingAdmissionPolicyBinding]{
 		Columns: "Name, PolicyName, ParamRef, Age", Cells: mutatingPolicyBindingCells}),
-	"flowcontrol.apiserver.k8s.io/FlowSchema": set(rule[flowv1.FlowSchema]{
+	"flowcontrol.apiserver.k8s.io/FlowSchema": set(rule[flowv1.FlowSchema]{Default: defaultFlowSchema,
 		Columns: "Name, PriorityLevel, MatchingPrecedence, DistinguisherMethod, Age, MissingPL", Cells: flowSchemaCells}),
-	"flowcontrol.apiserver.k8s.io/PriorityLevelConfiguration": set(rule[flowv1.PriorityLevelConfiguration]{
+	"flowcontrol.apiserver.k8s.io/PriorityLevelConfiguration": set(rule[flowv1.PriorityLevelConfiguration]{Default: defaultPriorityLevel,
 		Columns: "Name, Type, NominalConcurrencyShares, Queues, HandSize, QueueLengthLimit, Age", Cells: priorityLevelCells}),
 }

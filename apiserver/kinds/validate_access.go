@@ -62,15 +62,15 @@ func (c *checks) policyRules(rules []rbacv1.PolicyRule, namespaced bool) {
 }
 
 func validateRoleBinding(b *rbacv1.RoleBinding) field.ErrorList {
-	return validateBinding(b.RoleRef, b.Subjects, "Role", "ClusterRole")
+	return validateBinding(b.RoleRef, b.Subjects, true, "Role", "ClusterRole")
 }
 
 func validateClusterRoleBinding(b *rbacv1.ClusterRoleBinding) field.ErrorList {
-	return validateBinding(b.RoleRef, b.Subjects, "ClusterRole")
+	return validateBinding(b.RoleRef, b.Subjects, false, "ClusterRole")
 }
 
 // Upstream: pkg/apis/rbac/validation/validation.go, ValidateRoleBinding and ValidateRoleBindingSubject.
-func validateBinding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, kinds ...string) field.ErrorList {
+func validateBinding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, namespaced bool, kinds ...string) field.ErrorList {
 	var c checks
 	at := field.NewPath("roleRef")
 	if ref.APIGroup != rbacv1.GroupName {
@@ -91,7 +91,9 @@ func validateBinding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, kinds ...str
 			if s.APIGroup != "" {
 				c.add(field.NotSupported(at.Child("apiGroup"), s.APIGroup, []string{""}))
 			}
-			c.required(s.Namespace, at.Child("namespace"), "")
+			if !namespaced { // in a RoleBinding the namespace is its own
+				c.required(s.Namespace, at.Child("namespace"), "")
+			}
 		case rbacv1.UserKind, rbacv1.GroupKind:
 			if s.APIGroup != rbacv1.GroupName {
 				c.add(field.NotSupported(at.Child("apiGroup"), s.APIGroup, []string{rbacv1.GroupName}))
