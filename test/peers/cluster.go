@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,10 +111,12 @@ func (c *Cluster) StartAPIServer(side Side) *Part {
 		part.under = etcd
 		args = append(args, "--etcd-cafile="+p("ca.crt"), "--etcd-certfile="+p("etcd-client.crt"), "--etcd-keyfile="+p("etcd-client.key"), "--etcd-servers="+url)
 	}
+	admin := c.Admin().RESTClient()
+	binary(c.t, side, "kube-apiserver") // building it is not part of its start
+	began := time.Now()
 	part.process = c.start(side, "kube-apiserver", args...)
-	c.Wait("kube-apiserver ready", func(ctx context.Context) error {
-		return c.Admin().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
-	})
+	c.Wait("kube-apiserver ready", func(ctx context.Context) error { return admin.Get().AbsPath("/readyz").MaxRetries(0).Do(ctx).Error() })
+	part.ReadyAfter = time.Since(began)
 	// The first thing that any object in it asks for.
 	c.Wait("namespace default", func(ctx context.Context) error {
 		return c.Admin().RESTClient().Get().AbsPath("/api/v1/namespaces/default").Do(ctx).Error()
@@ -123,15 +126,23 @@ func (c *Cluster) StartAPIServer(side Side) *Part {
 
 func (c *Cluster) dataDir() string { return filepath.Join(c.Dir, "etcd") }
 
-// startEtcd runs an etcd server on the data directory, whoever wrote it.
+// startEtcd runs an etcd server on the data directory, whoever wrote it, and waits until it listens.
 func (c *Cluster) startEtcd() (*process, string) {
 	p := c.pki.path
 	client, peer := fmt.Sprintf("https://127.0.0.1:%d", freePort(c.t)), fmt.Sprintf("http://127.0.0.1:%d", freePort(c.t))
-	return c.start(Upstream, "etcd", "--name=default", "--data-dir="+c.dataDir(), "--log-level=warn",
+	etcd := c.start(Upstream, "etcd", "--name=default", "--data-dir="+c.dataDir(), "--log-level=warn",
 		"--listen-client-urls="+client, "--advertise-client-urls="+client, "--client-cert-auth=true",
 		"--trusted-ca-file="+p("ca.crt"), "--cert-file="+p("apiserver.crt"), "--key-file="+p("apiserver.key"),
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer,
-		"--watch-progress-notify-interval=5s"), client
+		"--watch-progress-notify-interval=5s")
+	c.Wait("etcd listens", func(context.Context) error {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(client, "https://"))
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	return etcd, client
 }
 
 // StartControllerManager runs one with kubeadm's flags, and extra.
@@ -172,7 +183,7 @@ func (c *Cluster) Wait(what string, try func(context.Context) error) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), readyWithin)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		err := try(ctx)

@@ -16,6 +16,9 @@ import (
 
 // Part is a component that runs.
 type Part struct {
+	// ReadyAfter is how long it took from the start of the process to /readyz (API servers only).
+	ReadyAfter time.Duration
+
 	process *process
 	under   *process // the etcd of upstream's API server
 }
@@ -34,6 +37,36 @@ func (p *Part) Kill() {
 	if p.under != nil {
 		p.under.stop(syscall.SIGKILL)
 	}
+}
+
+// Memory is what the part has in RAM, in bytes; with upstream's API server comes its etcd.
+func (p *Part) Memory() (int64, error) {
+	total := int64(0)
+	for _, one := range []*process{p.process, p.under} {
+		if one == nil {
+			continue
+		}
+		n, err := one.resident()
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return total, nil
+}
+
+// resident reads VmRSS.
+//
+// See proc(5), /proc/pid/status.
+func (p *process) resident() (int64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(data), "VmRSS:")
+	kib := int64(0)
+	_, err = fmt.Sscan(rest, &kib)
+	return kib * 1024, err
 }
 
 // Log is what it has written so far.

@@ -1,0 +1,132 @@
+package bench
+
+import (
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"orrery/test/peers"
+)
+
+var (
+	rounds = flag.Int("rounds", 0, "how often each side is measured; 0 skips the comparison")
+	pods   = flag.Int("pods", 5000, "how many pods there are to list")
+	only   = flag.String("only", "", "measure one side alone: ours or upstream")
+)
+
+// metric is a row of the table.
+type metric struct {
+	name, unit string
+	// more is better; otherwise less is.
+	more bool
+	// target is ours/upstream that the project has set itself; 0 is none.
+	target float64
+	limit  string
+}
+
+var metrics = []metric{
+	{"ready after exec", "ms", false, 0, "etcd's first election and one fsync each for the objects of a fresh cluster"},
+	{"RSS idle", "MiB", false, 0.25, "Go's types, tables and etcd's page cache of the program itself"},
+	{"create p50, 1 client", "ms", false, 0, "one fsync of etcd's log"},
+	{"creates/s, 16 clients", "1/s", true, 2, "processor: decoding, managed fields, TLS; syncs are shared"},
+	{"GETs/s, 16 clients", "1/s", true, 0, "HTTP/2 and the client"},
+	{"LIST as JSON", "ms", false, 0.25, "copying the cached encodings through TLS, and the client"},
+	{"LIST as protobuf", "ms", false, 0.25, "the same, of fewer bytes"},
+	{"watch p99, 50 watchers", "ms", false, 0.25, "one write, then a wake-up and a TLS record for each watcher"},
+	{"watch p99, 1000 watchers", "ms", false, 0.25, "1000 TLS records on the same processors as 1000 readers"},
+	{"RSS per 1000 pods", "MiB", false, 0.25, "decoded objects with their encodings, and etcd's own copy"},
+}
+
+func TestBesideUpstream(t *testing.T) {
+	if *rounds == 0 {
+		t.Skip("a measurement, not a test: run `make bench-apiserver`")
+	}
+	sides := []peers.Side{peers.Ours, peers.Upstream}
+	if *only != "" {
+		sides = []peers.Side{peers.Side(*only)}
+	}
+	if slices.Contains(sides, peers.Upstream) {
+		peers.Need(t)
+	}
+	samples := map[peers.Side]map[string][]float64{peers.Ours: {}, peers.Upstream: {}}
+	for round := range *rounds {
+		for _, side := range sides {
+			t.Run(fmt.Sprintf("round %d, %s", round+1, side), func(t *testing.T) {
+				for name, v := range measure(t, side) {
+					samples[side][name] = append(samples[side][name], v)
+				}
+			})
+		}
+		slices.Reverse(sides)
+	}
+	t.Log("\n" + table(samples))
+}
+
+// measure is one round of one side, in a cluster of its own.
+func measure(t *testing.T, side peers.Side) map[string]float64 {
+	out := map[string]float64{}
+	c := peers.New(t)
+	server := c.StartAPIServer(side)
+	out["ready after exec"] = float64(server.ReadyAfter) / float64(time.Millisecond)
+	timer := time.NewTimer(3 * time.Second)
+	<-timer.C
+	idle := mebibytes(t, server)
+	out["RSS idle"] = idle
+
+	l := newLoad(t, c)
+	l.prepare()
+	out["create p50, 1 client"] = median(l.creates(1, 200).each)
+	out["creates/s, 16 clients"] = l.creates(16, *pods-200).perSecond()
+	out["GETs/s, 16 clients"] = l.gets(16, 5000).perSecond()
+	out["RSS per 1000 pods"] = (mebibytes(t, server) - idle) * 1000 / float64(*pods)
+	out["LIST as JSON"] = median(l.lists("application/json", 7))
+	out["LIST as protobuf"] = median(l.lists("application/vnd.kubernetes.protobuf", 7))
+	out["watch p99, 50 watchers"] = percentile(l.fanOut(50, 60), 0.99)
+	out["watch p99, 1000 watchers"] = percentile(l.fanOut(1000, 30), 0.99)
+	server.Stop()
+	return out
+}
+
+func mebibytes(t *testing.T, p *peers.Part) float64 {
+	t.Helper()
+	n, err := p.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return float64(n) / (1 << 20)
+}
+
+func median(v []float64) float64 { return percentile(v, 0.5) }
+
+func percentile(v []float64, p float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Sorted(slices.Values(v))
+	return v[min(len(v)-1, int(p*float64(len(v))))]
+}
+
+// table has a line for each metric: medians, ours/upstream, the target, what limits ours.
+func table(samples map[peers.Side]map[string][]float64) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-26s %10s %10s      %8s %8s  %s\n", "", "ours", "upstream", "ratio", "target", "what limits ours")
+	for _, m := range metrics {
+		ours, theirs := median(samples[peers.Ours][m.name]), median(samples[peers.Upstream][m.name])
+		ratio, target := "-", "-"
+		if theirs > 0 {
+			ratio = fmt.Sprintf("%.2f", ours/theirs)
+		}
+		if m.target > 0 {
+			sign := "<="
+			if m.more {
+				sign = ">="
+			}
+			target = fmt.Sprintf("%s %.2f", sign, m.target)
+		}
+		fmt.Fprintf(&b, "%-26s %10.1f %10.1f %-4s %8s %8s  %s\n", m.name, ours, theirs, m.unit, ratio, target, m.limit)
+	}
+	return b.String()
+}
