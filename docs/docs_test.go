@@ -305,8 +305,8 @@ func (s source) upstreamRows() string {
 
 // absent pairs words of gaps.md with what the code would say if the thing were there.
 var absent = []struct{ words, files, code string }{
-	{"aggregated API servers", "apiserver/*/*.go", "k8s.io/kube-aggregator/pkg/apis"},
-	{"Admission webhooks", "apiserver/admission/webhook*/*.go", "package "},
+	{"aggregated API servers", "apiserver/*.go", "orrery/apiserver/aggregation"},
+	{"Admission webhooks", "apiserver/*.go", "orrery/apiserver/webhook"},
 	{"Swagger UI", "apiserver/*/*.go", "swagger-ui"},
 	{"Ingress controller", "deploy/*ingress*.yaml", "kind: "},
 	{"modes nftables, ipvs", "proxy/*.go", "knftables"},
