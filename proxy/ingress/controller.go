@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -91,16 +92,10 @@ func (c *Controller) Run(ctx context.Context) error {
 	follow(c.services, c.changed)
 	follow(c.slices, c.changed)
 	follow(c.secrets, c.changed)
-	own, err := selfSigned()
+	certs, err := c.certificates()
 	if err != nil {
 		return err
 	}
-	certs := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		if cert, ok := forHost(c.table.Load().certs, hello.ServerName); ok {
-			return cert, nil
-		}
-		return own, nil
-	}}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.informers.Run(ctx) })
 	g.Go(func() error { return c.pods.Run(ctx) })
@@ -111,8 +106,8 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.sync()
 		g.Go(func() error { return c.loop(ctx) })
 		g.Go(func() error { return c.lead(ctx) })
-		g.Go(func() error { return c.serve(ctx, c.cfg.HTTPAddress, nil) })
-		return c.serve(ctx, c.cfg.HTTPSAddress, certs)
+		g.Go(func() error { return c.listen(ctx, c.cfg.HTTPAddress, nil) })
+		return c.listen(ctx, c.cfg.HTTPSAddress, certs)
 	})
 	return g.Wait()
 }
@@ -152,20 +147,28 @@ func (c *Controller) sync() {
 	c.complaint = fmt.Sprint(err)
 }
 
-// serve listens until ctx ends, and lets the requests that are under way finish.
-func (c *Controller) serve(ctx context.Context, address string, certs *tls.Config) error {
+func (c *Controller) listen(ctx context.Context, address string, certs *tls.Config) error {
 	if address == "" {
 		return nil
 	}
-	server := &http.Server{Addr: address, Handler: c, TLSConfig: certs, ReadHeaderTimeout: drainTimeout,
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	return c.serve(ctx, l, certs)
+}
+
+// serve answers until ctx ends, and lets the requests that are under way finish.
+func (c *Controller) serve(ctx context.Context, l net.Listener, certs *tls.Config) error {
+	server := &http.Server{Handler: c, TLSConfig: certs, ReadHeaderTimeout: drainTimeout,
 		ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)} // mostly handshakes that clients gave up
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		listen := server.ListenAndServe
+		serve := server.Serve
 		if certs != nil {
-			listen = func() error { return server.ListenAndServeTLS("", "") }
+			serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
 		}
-		if err := listen(); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil
@@ -240,8 +243,9 @@ func addresses(pods []*corev1.Pod) (out []networkingv1.IngressLoadBalancerIngres
 	return out
 }
 
-// selfSigned is the certificate for hosts that no Secret has one for.
-func selfSigned() (*tls.Certificate, error) {
+// certificates chooses one by the name that a client asks for: the table's or,
+// where that has none, one that the controller signed itself.
+func (c *Controller) certificates() (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -249,5 +253,14 @@ func selfSigned() (*tls.Certificate, error) {
 	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "ORRERY DEFAULT CERT"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+	if err != nil {
+		return nil, err
+	}
+	own := &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if cert, ok := forHost(c.table.Load().certs, hello.ServerName); ok {
+			return cert, nil
+		}
+		return own, nil
+	}}, nil
 }
