@@ -258,7 +258,7 @@ func (*interPodAffinity) Normalize(_ *Cycle, scores []NodeScore) {
 		if most == least {
 			scores[i].Score = 0
 		} else {
-			scores[i].Score = int64(float64(MaxScore) * float64(scores[i].Score-least) / float64(most-least))
+			scores[i].Score = int64(MaxScore * (float64(scores[i].Score-least) / float64(most-least)))
 		}
 	}
 }

@@ -220,7 +220,7 @@ func (imageLocality) Score(c *Cycle, n *NodeInfo) int64 {
 	for _, img := range images {
 		sum += int64(float64(n.images[img]) * float64(spread[img]) / float64(len(c.Snapshot.Nodes)))
 	}
-	most := int64(maxImageBytes) * int64(len(images))
+	most := int64(maxImageBytes) * int64(len(c.Pod.Spec.InitContainers)+len(c.Pod.Spec.Containers))
 	sum = min(max(sum, minImageBytes), most)
 	return MaxScore * (sum - minImageBytes) / (most - minImageBytes)
 }
@@ -241,6 +241,11 @@ func podImages(pod *corev1.Pod) []string {
 	}
 	for i := range pod.Spec.Containers {
 		add(pod.Spec.Containers[i].Image)
+	}
+	for i := range pod.Spec.Volumes {
+		if v := pod.Spec.Volumes[i].Image; v != nil {
+			add(v.Reference)
+		}
 	}
 	return out
 }

@@ -85,7 +85,7 @@ func (resourcesFit) Helps(ev ClusterEvent, pod *corev1.Pod) bool {
 // balancedAllocation prefers nodes on which cpu and memory would be used to
 // equal parts.
 //
-// Upstream: pkg/scheduler/framework/plugins/noderesources/balanced_allocation.go.
+// Upstream: pkg/scheduler/framework/plugins/noderesources/balanced_allocation.go, balancedResourceScorer.
 type balancedAllocation struct{}
 
 func (balancedAllocation) Name() string { return "NodeResourcesBalancedAllocation" }
@@ -98,21 +98,20 @@ func (balancedAllocation) PreScore(c *Cycle, _ []*NodeInfo) *Status {
 }
 
 func (balancedAllocation) Score(c *Cycle, n *NodeInfo) int64 {
-	with := math.Abs(imbalance(n, c.Request))
-	without := math.Abs(imbalance(n, Resource{}))
-	// Half of the range says whether the pod makes the node more or less even.
-	return MaxScore/2 + int64(math.Round((without-with)*MaxScore/2))
+	// A pod that changes nothing scores 75, one that evens the node out up to 100.
+	return MaxScore/2 + (MaxScore/2+balance(n, c.Request)-balance(n, Resource{}))/2
 }
 
-// imbalance is half the distance of the used fractions of cpu and memory, which
-// for two resources is their standard deviation.
-func imbalance(n *NodeInfo, extra Resource) float64 {
+// balance is 100 for a node whose cpu and memory are used to equal parts, 50 for
+// one that has all of one and nothing of the other. Half the distance of two
+// fractions is their standard deviation.
+func balance(n *NodeInfo, extra Resource) int64 {
 	if n.Allocatable.MilliCPU == 0 || n.Allocatable.Memory == 0 {
-		return 0
+		return MaxScore
 	}
 	cpu := min(1, float64(n.Requested.MilliCPU+extra.MilliCPU)/float64(n.Allocatable.MilliCPU))
 	mem := min(1, float64(n.Requested.Memory+extra.Memory)/float64(n.Allocatable.Memory))
-	return (cpu - mem) / 2
+	return int64((1 - math.Abs((cpu-mem)/2)) * MaxScore)
 }
 
 func (balancedAllocation) Normalize(*Cycle, []NodeScore) {}

@@ -47,7 +47,7 @@ func parseSpread(pod *corev1.Pod, when corev1.UnsatisfiableConstraintAction) (ou
 			continue
 		}
 		sc := spreadConstraint{
-			maxSkew: c.MaxSkew, key: c.TopologyKey, selector: selectorOrNothing(c.LabelSelector), minDomains: 1,
+			maxSkew: c.MaxSkew, key: c.TopologyKey, selector: ownKind(selectorOrNothing(c.LabelSelector), c.MatchLabelKeys, pod), minDomains: 1,
 			honorAffinity: c.NodeAffinityPolicy == nil || *c.NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor,
 			honorTaints:   c.NodeTaintsPolicy != nil && *c.NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor,
 		}
@@ -59,11 +59,34 @@ func parseSpread(pod *corev1.Pod, when corev1.UnsatisfiableConstraintAction) (ou
 	return out
 }
 
+// ownKind narrows a selector to pods whose labels under keys are the pod's own: to
+// one revision of a Deployment, for example.
+func ownKind(sel labels.Selector, keys []string, pod *corev1.Pod) labels.Selector {
+	own := labels.Set{}
+	for _, k := range keys {
+		if v, ok := pod.Labels[k]; ok {
+			own[k] = v
+		}
+	}
+	if reqs, ok := labels.SelectorFromSet(own).Requirements(); ok && len(own) > 0 {
+		return sel.Add(reqs...)
+	}
+	return sel
+}
+
+// hasAll says whether a node is in a domain of every constraint; where it is not,
+// it does not count for any.
+func hasAll(constraints []spreadConstraint, n *NodeInfo) bool {
+	for i := range constraints {
+		if _, ok := n.Node.Labels[constraints[i].key]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
 // counts says whether a node takes part in the counting of a constraint.
 func (c *spreadConstraint) counts(pod *corev1.Pod, n *NodeInfo, affinity nodeaffinity.RequiredNodeAffinity) bool {
-	if _, ok := n.Node.Labels[c.key]; !ok {
-		return false
-	}
 	if c.honorAffinity {
 		if ok, _ := affinity.Match(n.Node); !ok {
 			return false
@@ -73,8 +96,13 @@ func (c *spreadConstraint) counts(pod *corev1.Pod, n *NodeInfo, affinity nodeaff
 }
 
 // matching counts the pods of a node that a constraint selects.
+//
+// An empty selector selects nothing here, as upstream.
 func (c *spreadConstraint) matching(namespace string, n *NodeInfo) int {
 	count := 0
+	if c.selector.Empty() {
+		return 0
+	}
 	for _, p := range n.Pods {
 		if p.Pod.Namespace == namespace && p.Pod.DeletionTimestamp == nil && c.selector.Matches(labels.Set(p.Pod.Labels)) {
 			count++
@@ -99,7 +127,7 @@ func (p *topologySpread) PreFilter(c *Cycle) *Status {
 	for i := range s.constraints {
 		sc, domains := &s.constraints[i], map[string]int{}
 		for _, n := range c.Snapshot.Nodes {
-			if sc.counts(c.Pod, n, affinity) {
+			if hasAll(s.constraints, n) && sc.counts(c.Pod, n, affinity) {
 				domains[n.Node.Labels[sc.key]] += sc.matching(c.Pod.Namespace, n)
 			}
 		}
@@ -149,7 +177,7 @@ type spreadScore struct {
 	constraints []spreadConstraint
 	domains     []map[string]int // nil for the host name: there each node is its own
 	weights     []float64
-	ignored     map[*NodeInfo]bool // lack a topology label
+	ignored     map[*NodeInfo]bool // lack a topology label of the pod's own constraints
 }
 
 func (p *topologySpread) PreScore(c *Cycle, nodes []*NodeInfo) *Status {
@@ -162,10 +190,8 @@ func (p *topologySpread) PreScore(c *Cycle, nodes []*NodeInfo) *Status {
 		return verdict(Skip)
 	}
 	for _, n := range nodes {
-		for i := range s.constraints {
-			if _, ok := n.Node.Labels[s.constraints[i].key]; !ok && own {
-				s.ignored[n] = true
-			}
+		if own && !hasAll(s.constraints, n) {
+			s.ignored[n] = true
 		}
 	}
 	affinity := nodeaffinity.GetRequiredNodeAffinity(c.Pod)
@@ -174,7 +200,7 @@ func (p *topologySpread) PreScore(c *Cycle, nodes []*NodeInfo) *Status {
 		size := len(nodes) - len(s.ignored)
 		var domains map[string]int
 		if sc.key != corev1.LabelHostname {
-			domains = p.countDomains(c, sc, nodes, s.ignored, affinity)
+			domains = p.countDomains(c, s, sc, nodes, affinity)
 			size = len(domains)
 		}
 		s.domains = append(s.domains, domains)
@@ -186,19 +212,21 @@ func (p *topologySpread) PreScore(c *Cycle, nodes []*NodeInfo) *Status {
 }
 
 // countDomains counts matching pods in the domains that the candidates are in,
-// over all nodes of these domains.
-func (p *topologySpread) countDomains(c *Cycle, sc *spreadConstraint, nodes []*NodeInfo, ignored map[*NodeInfo]bool, affinity nodeaffinity.RequiredNodeAffinity) map[string]int {
+// over all nodes of these domains. Under the default constraints the nodes without
+// the label are a domain, too.
+func (p *topologySpread) countDomains(c *Cycle, s *spreadScore, sc *spreadConstraint, nodes []*NodeInfo, affinity nodeaffinity.RequiredNodeAffinity) map[string]int {
 	domains := map[string]int{}
 	for _, n := range nodes {
-		if v, ok := n.Node.Labels[sc.key]; ok && !ignored[n] {
-			domains[v] = 0
+		if !s.ignored[n] {
+			domains[n.Node.Labels[sc.key]] = 0
 		}
 	}
 	if len(domains) == 0 {
 		return domains
 	}
+	own := len(c.Pod.Spec.TopologySpreadConstraints) > 0
 	for _, n := range c.Snapshot.Nodes {
-		if v := n.Node.Labels[sc.key]; sc.counts(c.Pod, n, affinity) {
+		if v := n.Node.Labels[sc.key]; (!own || hasAll(s.constraints, n)) && sc.counts(c.Pod, n, affinity) {
 			if _, ok := domains[v]; ok {
 				domains[v] += sc.matching(c.Pod.Namespace, n)
 			}

@@ -81,8 +81,9 @@ func New(cfg Config) *Scheduler {
 		// that says no is the reason that users see.
 		plugins: []Plugin{
 			schedulingGates{}, nodeUnschedulable{}, nodeName{}, taintToleration{}, nodeAffinity{}, nodePorts{}, resourcesFit{},
+			newVolumeBinding(inf, func() { s.queue.Happened(ClusterEvent{Storage: true}) }),
 			&topologySpread{defaultSelector: s.defaultSelector}, &interPodAffinity{namespaceLabels: s.namespaceLabels},
-			balancedAllocation{}, imageLocality{}, newVolumeBinding(inf, func() { s.queue.Happened(ClusterEvent{Storage: true}) }),
+			balancedAllocation{}, imageLocality{},
 		},
 		weights: map[string]int64{"TaintToleration": 3, "NodeAffinity": 2, "PodTopologySpread": 2, "InterPodAffinity": 2},
 	}

@@ -177,7 +177,7 @@ func TestPlacement(t *testing.T) {
 // one controller count together.
 func TestReplicasSpreadByDefault(t *testing.T) {
 	s := newScheduler(t)
-	spread := s.framework.plugins[7].(*topologySpread)
+	spread := s.framework.plugins[8].(*topologySpread)
 	spread.defaultSelector = func(*corev1.Pod) labels.Selector { return labels.SelectorFromSet(labels.Set{"app": "web"}) }
 	// n1 is the emptier node but for the replica on it.
 	nodes := []*corev1.Node{node("n1", "16"), node("n2", "16")}
