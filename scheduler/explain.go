@@ -84,5 +84,6 @@ func (s *Scheduler) explain(ctx context.Context, pod *corev1.Pod, w *working, ch
 		slog.Warn("could not explain", "component", "scheduler", "pod", client.Key(pod), "err", err)
 		return
 	}
-	s.patch(ctx, pod, map[string]any{"metadata": map[string]any{"annotations": map[string]string{AnnotationWorking: string(text)}}})
+	// Through the status, which is all of a pod that a scheduler may write.
+	s.patch(ctx, pod, map[string]any{"metadata": map[string]any{"annotations": map[string]string{AnnotationWorking: string(text)}}}, "status")
 }
