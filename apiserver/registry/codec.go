@@ -5,17 +5,41 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"sync"
 
 	"orrery/apiserver/kinds"
 
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
 var proto = protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
+
+// Upstream stores definitions of custom resources as v1beta1, where schemas and
+// columns may stand elsewhere. Ours are v1, which it reads as well.
+//
+// Upstream: staging/src/k8s.io/apiextensions-apiserver/pkg/apiserver/apiserver.go, Config.New.
+var (
+	beta        = []byte(`"apiVersion":"apiextensions.k8s.io/v1beta1"`)
+	definitions = sync.OnceValue(func() *runtime.Scheme {
+		s := runtime.NewScheme()
+		install.Install(s)
+		return s
+	})
+)
+
+func decodeBeta(value []byte, into runtime.Object) error {
+	internal, _, err := serializer.NewCodecFactory(definitions()).UniversalDecoder().Decode(value, nil, nil)
+	if err != nil {
+		return err
+	}
+	return definitions().Convert(internal, into, nil)
+}
 
 // Encode makes the value that the store keeps: the protobuf envelope "k8s\0"
 // for built-in kinds, JSON for custom resources. The resourceVersion is not
@@ -54,9 +78,12 @@ func Encode(k *kinds.Kind, obj runtime.Object) ([]byte, error) {
 func Decode(k *kinds.Kind, value []byte, revision int64) (runtime.Object, error) {
 	obj := k.New()
 	var err error
-	if bytes.HasPrefix(value, []byte("{")) {
+	switch {
+	case k.JSON && bytes.Contains(value, beta):
+		err = decodeBeta(value, obj)
+	case bytes.HasPrefix(value, []byte("{")):
 		err = json.Unmarshal(value, obj)
-	} else {
+	default:
 		_, _, err = proto.Decode(value, nil, obj)
 	}
 	if err != nil {
