@@ -29,6 +29,7 @@ type Config struct {
 	AdvertiseAddress         netip.Addr // --advertise-address
 	MaxRequestsInFlight      int        // --max-requests-inflight; 0 is no limit
 	MaxMutatingInFlight      int        // --max-mutating-requests-inflight; 0 is no limit
+	Profiling                bool       // --profiling: serve /debug/pprof/
 	KubeletClientCertificate string     // --kubelet-client-certificate
 	KubeletClientKey         string     // --kubelet-client-key
 	KubeletCAFile            string     // --kubelet-certificate-authority

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"time"
 
@@ -50,6 +51,13 @@ func (s *Server) routeOperations(r *mux.Router) {
 	r.Path("/metrics").Methods(http.MethodGet).Handler(s.metrics)
 	r.Path("/version").Methods(http.MethodGet).Handler(health.ServeVersion(health.VersionInfo(s.config.Version)))
 	r.Path("/version/").Methods(http.MethodGet).Handler(health.ServeVersion(health.VersionInfo(s.config.Version)))
+	if s.config.Profiling {
+		r.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		r.HandleFunc("/debug/pprof/trace", pprof.Trace)
+		r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		r.PathPrefix("/debug/pprof/").HandlerFunc(pprof.Index)
+	}
 	r.Path("/").Methods(http.MethodGet).Handler(health.ServeIndex(func() []string { return append(s.apiPaths(), paths...) }))
 }
 

@@ -78,6 +78,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.auditLog, "audit-log-path", "", "file that gets a line for every request, at level Metadata; - is standard output")
 	o.authenticationFlags(f)
 	o.storeFlags(f)
+	f.BoolVar(&c.Profiling, "profiling", true, "serve profiles of this process at /debug/pprof/")
 	f.IntVarP(&o.verbosity, "v", "v", 0, "log verbosity; 4 and more shows debug lines")
 	// Taken for the sake of manifests that set them; there is nothing to choose here.
 	f.Bool("allow-privileged", true, "privileged containers are always allowed")
@@ -85,7 +86,6 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.String("proxy-client-key-file", "", "its private key")
 	f.String("feature-gates", "", "accepted and ignored")
 	f.String("audit-policy-file", "", "accepted and ignored: all requests are logged at level Metadata")
-	f.Bool("profiling", false, "accepted and ignored")
 }
 
 func (o *options) authenticationFlags(f *pflag.FlagSet) {

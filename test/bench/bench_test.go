@@ -14,6 +14,7 @@ import (
 var (
 	rounds = flag.Int("rounds", 0, "how often each side is measured; 0 skips the comparison")
 	pods   = flag.Int("pods", 5000, "how many pods there are to list")
+	keep   = flag.String("profiles", "", "directory for processor profiles of the creates and heap profiles after them")
 	only   = flag.String("only", "", "measure one side alone: ours or upstream")
 )
 
@@ -79,7 +80,10 @@ func measure(t *testing.T, side peers.Side) map[string]float64 {
 	l := newLoad(t, c)
 	l.prepare()
 	out["create p50, 1 client"] = median(l.creates(1, 200).each)
+	profiled := l.profile(side+"-create.cpu", "profile?seconds=8")
 	out["creates/s, 16 clients"] = l.creates(16, *pods-200).perSecond()
+	profiled()
+	l.profile(side+".heap", "heap?gc=1")()
 	out["GETs/s, 16 clients"] = l.gets(16, 5000).perSecond()
 	out["RSS per 1000 pods"] = (mebibytes(t, server) - idle) * 1000 / float64(*pods)
 	out["LIST as JSON"] = median(l.lists("application/json", 7))

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -102,6 +104,24 @@ func (l *load) prepare() {
 	h := l.connection()
 	defer h.CloseIdleConnections()
 	l.do(h, http.MethodPost, l.url+"/serviceaccounts", "application/json", []byte(`{"metadata":{"name":"default"}}`))
+}
+
+// profile asks the server for a profile of itself, if profiles are wanted; the
+// func that it returns waits for it.
+func (l *load) profile(name peers.Side, query string) (wait func()) {
+	if *keep == "" {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h := l.connection()
+		defer h.CloseIdleConnections()
+		if err := os.WriteFile(filepath.Join(*keep, string(name)), l.do(h, http.MethodGet, l.c.URL()+"/debug/pprof/"+query, "*/*", nil), 0o600); err != nil {
+			l.t.Error(err)
+		}
+	}()
+	return func() { <-done }
 }
 
 // result is what some clients did.
