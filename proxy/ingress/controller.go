@@ -35,6 +35,9 @@ const (
 	statusPeriod = time.Second
 	// drainTimeout is how long requests may go on when the controller is to end.
 	drainTimeout = 10 * time.Second
+	// headerTimeout bounds the sending of a request's header, idleTimeout the
+	// silence between two requests.
+	headerTimeout, idleTimeout = 10 * time.Second, 3 * time.Minute
 )
 
 // Config says where the controller listens and who it is.
@@ -160,7 +163,7 @@ func (c *Controller) listen(ctx context.Context, address string, certs *tls.Conf
 
 // serve answers until ctx ends, and lets the requests that are under way finish.
 func (c *Controller) serve(ctx context.Context, l net.Listener, certs *tls.Config) error {
-	server := &http.Server{Handler: c, TLSConfig: certs, ReadHeaderTimeout: drainTimeout,
+	server := &http.Server{Handler: c, TLSConfig: certs, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
 		ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)} // mostly handshakes that clients gave up
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -188,6 +191,10 @@ func (c *Controller) serve(ctx context.Context, l net.Listener, certs *tls.Confi
 // lead writes status while this replica is the leader. Losing the lease ends the
 // writing and nothing else: the API server may be gone, and requests go on.
 func (c *Controller) lead(ctx context.Context) error {
+	select {
+	case <-c.pods.Synced(): // else the first status would be empty
+	case <-ctx.Done():
+	}
 	elector := &client.LeaderElector{Client: c.client, Namespace: c.cfg.Namespace, Name: "orrery-ingress", Identity: c.cfg.Identity, ReleaseOnCancel: true}
 	for ctx.Err() == nil {
 		if err := elector.Lead(ctx, c.keepStatus); err != nil {

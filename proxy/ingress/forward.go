@@ -18,9 +18,6 @@ const (
 	dialTimeout = time.Second
 	// maxAttempts is how many endpoints one request is offered to.
 	maxAttempts = 3
-	// statusClientClosedRequest is logged for a client that did not wait; it will
-	// not see it.
-	statusClientClosedRequest = 499
 )
 
 // newTransport makes connections to pods. Each request gets its own, so that a
@@ -68,9 +65,6 @@ func rewrite(p *httputil.ProxyRequest) {
 	p.Out.URL.Scheme = "http"
 	p.Out.URL.RawQuery = p.In.URL.RawQuery // else what Go cannot parse would be dropped
 	p.SetXForwarded()
-	if ip, _, err := net.SplitHostPort(p.In.RemoteAddr); err == nil {
-		p.Out.Header.Set("X-Real-Ip", ip)
-	}
 }
 
 // forward is one request on its way.
@@ -119,7 +113,7 @@ func (f *forward) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var timeout net.Error
 	switch {
 	case errors.Is(r.Context().Err(), context.Canceled):
-		code = statusClientClosedRequest
+		code = 499 // as nginx has it for clients that did not wait; only the log sees it
 	case errors.As(err, &timeout) && timeout.Timeout():
 		code = http.StatusGatewayTimeout
 	}
