@@ -243,7 +243,7 @@ func (c *Controller) deleteAll(ctx context.Context, k *kinds.Kind) (left int, er
 	if err != nil {
 		return 0, err
 	}
-	for _, obj := range l.Objects {
+	for _, obj := range l.Objects() {
 		m, err := meta.Accessor(obj)
 		if err != nil {
 			return 0, err

@@ -36,7 +36,7 @@ var errTooFarAhead = errors.New("the revision has not been reached")
 // item is one object in the cache.
 type item struct {
 	key string
-	obj runtime.Object
+	*Shared
 	rev int64
 }
 
@@ -44,26 +44,12 @@ type item struct {
 type Event struct {
 	Type watch.EventType // Added, Modified or Deleted
 	Key  string
-	// Object after the change; for Deleted the last state, with the revision of the deletion.
-	Object runtime.Object
+	// Shared is the object after the change, the same one that lists get; for
+	// Deleted the last state, with the revision of the deletion.
+	*Shared
 	// Prev is the object before the change; nil for Added.
 	Prev     runtime.Object
 	Revision int64
-	// encoded holds the forms in which the event has been sent already.
-	encoded sync.Map
-}
-
-// Once returns the value for key that make made the first time: one encoding
-// of an event serves all watchers that want the same form.
-func (e *Event) Once(key any, make func() ([]byte, error)) ([]byte, error) {
-	if v, ok := e.encoded.Load(key); ok {
-		return v.([]byte), nil
-	}
-	b, err := make()
-	if err == nil {
-		e.encoded.Store(key, b)
-	}
-	return b, err
 }
 
 // cache follows one resource in the store.
@@ -131,7 +117,7 @@ func (c *cache) follow(ctx context.Context) error {
 			c.log.Error("unreadable object left out", "key", e.Key, "err", err)
 			continue
 		}
-		items = append(items, &item{e.Key, obj, e.Revision})
+		items = append(items, &item{e.Key, &Shared{Object: obj}, e.Revision})
 	}
 	c.mu.Lock()
 	// Whoever watches has missed something: their cursors fall before base.
@@ -189,20 +175,22 @@ func (c *cache) change(e store.Event, obj runtime.Object) *Event {
 	found := i < len(c.items) && c.items[i].key == e.Key
 	var prev runtime.Object
 	if found {
-		prev = c.items[i].obj
+		prev = c.items[i].Object
 	}
 	switch {
 	case e.Deleted() && !found, !e.Deleted() && obj == nil:
 		return nil
 	case e.Deleted():
 		c.items = slices.Delete(c.items, i, i+1)
-		return &Event{Type: watch.Deleted, Key: e.Key, Object: atRevision(prev, e.Revision), Prev: prev, Revision: e.Revision}
-	case found:
-		c.items[i] = &item{e.Key, obj, e.Revision}
-		return &Event{Type: watch.Modified, Key: e.Key, Object: obj, Prev: prev, Revision: e.Revision}
+		return &Event{Type: watch.Deleted, Key: e.Key, Shared: &Shared{Object: atRevision(prev, e.Revision)}, Prev: prev, Revision: e.Revision}
 	}
-	c.items = slices.Insert(c.items, i, &item{e.Key, obj, e.Revision})
-	return &Event{Type: watch.Added, Key: e.Key, Object: obj, Revision: e.Revision}
+	it := &item{e.Key, &Shared{Object: obj}, e.Revision}
+	if found {
+		c.items[i] = it
+		return &Event{Type: watch.Modified, Key: e.Key, Shared: it.Shared, Prev: prev, Revision: e.Revision}
+	}
+	c.items = slices.Insert(c.items, i, it)
+	return &Event{Type: watch.Added, Key: e.Key, Shared: it.Shared, Revision: e.Revision}
 }
 
 // atRevision is a copy of the object with another resourceVersion.
@@ -270,7 +258,7 @@ func (c *cache) get(key string) runtime.Object {
 	defer c.mu.RUnlock()
 	i := sort.Search(len(c.items), func(i int) bool { return c.items[i].key >= key })
 	if i < len(c.items) && c.items[i].key == key {
-		return c.items[i].obj
+		return c.items[i].Object
 	}
 	return nil
 }

@@ -113,12 +113,12 @@ func (r *Registry) List(ctx context.Context, gr schema.GroupResource, namespace 
 	out := make([]runtime.Object, 0, len(items))
 	for _, it := range items {
 		if selector != nil && !selector.Empty() {
-			m, err := meta.Accessor(it.obj)
+			m, err := meta.Accessor(it.Object)
 			if err != nil || !selector.Matches(labels.Set(m.GetLabels())) {
 				continue
 			}
 		}
-		out = append(out, it.obj)
+		out = append(out, it.Object)
 	}
 	return out, nil
 }

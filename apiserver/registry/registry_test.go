@@ -82,8 +82,8 @@ func TestWhatWasWrittenIsReadAtOnce(t *testing.T) {
 		}
 	}
 	l, err := res.List(t.Context(), ListOptions{Revision: -1})
-	if err != nil || len(l.Objects) != 50 {
-		t.Errorf("listed %d, %v", len(l.Objects), err)
+	if err != nil || len(l.Items) != 50 {
+		t.Errorf("listed %d, %v", len(l.Items), err)
 	}
 }
 
@@ -351,12 +351,12 @@ func TestPagesOfAListAreOfOneRevision(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, obj := range page.Objects {
+		for _, obj := range page.Objects() {
 			names += obj.(*corev1.ConfigMap).Name + " "
 		}
 		next = page.Next
 	}
-	if len(first.Objects) != 4 || *first.Remaining != 6 || names != "c4 c5 c6 c7 c8 c9 " {
-		t.Errorf("first page %d+%d, then %s", len(first.Objects), *first.Remaining, names)
+	if len(first.Items) != 4 || *first.Remaining != 6 || names != "c4 c5 c6 c7 c8 c9 " {
+		t.Errorf("first page %d+%d, then %s", len(first.Items), *first.Remaining, names)
 	}
 }

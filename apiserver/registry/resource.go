@@ -123,7 +123,7 @@ type ListOptions struct {
 
 // Listing is the answer to a List.
 type Listing struct {
-	Objects  []runtime.Object
+	Items    []*Shared
 	Revision int64
 	// Next is where to go on; empty at the end.
 	Next string
@@ -153,10 +153,10 @@ func (r *Resource) List(ctx context.Context, o ListOptions) (Listing, error) {
 	out := Listing{Revision: max(at, rev)}
 	folder := len(r.Kind.Key("", ""))
 	for i, it := range items {
-		if !o.selects(it.obj) {
+		if !o.selects(it.Object) {
 			continue
 		}
-		if o.Limit > 0 && int64(len(out.Objects)) == o.Limit {
+		if o.Limit > 0 && int64(len(out.Items)) == o.Limit {
 			out.Next = items[i-1].key[folder:]
 			if o.Match == nil && o.Name == "" {
 				left := int64(len(items) - i)
@@ -164,7 +164,7 @@ func (r *Resource) List(ctx context.Context, o ListOptions) (Listing, error) {
 			}
 			break
 		}
-		out.Objects = append(out.Objects, it.obj)
+		out.Items = append(out.Items, it.Shared)
 	}
 	return out, nil
 }
@@ -192,21 +192,21 @@ func (r *Resource) listStore(ctx context.Context, o ListOptions) (Listing, error
 				return Listing{}, err
 			}
 			if o.selects(obj) {
-				out.Objects = append(out.Objects, obj)
+				out.Items = append(out.Items, &Shared{Object: obj})
 			}
 			so.Start = e.Key + "\x00"
 		}
 		if l.Remaining == 0 {
 			return out, nil
 		}
-		if int64(len(out.Objects)) >= o.Limit || o.Match == nil && o.Name == "" {
+		if int64(len(out.Items)) >= o.Limit || o.Match == nil && o.Name == "" {
 			out.Next = l.Entries[len(l.Entries)-1].Key[len(root):]
 			if o.Match == nil && o.Name == "" {
 				out.Remaining = &l.Remaining
 			}
 			return out, nil
 		}
-		so.Limit = o.Limit - int64(len(out.Objects))
+		so.Limit = o.Limit - int64(len(out.Items))
 	}
 }
 

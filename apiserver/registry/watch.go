@@ -81,8 +81,8 @@ func (r *Resource) Watch(ctx context.Context, opts WatchOptions) (*Watcher, []*E
 func (w *Watcher) initial(items []*item) []*Event {
 	var out []*Event
 	for _, it := range items {
-		if w.sees(it.key) && w.matches(it.obj) {
-			out = append(out, &Event{Type: watch.Added, Key: it.key, Object: it.obj, Revision: it.rev})
+		if w.sees(it.key) && w.matches(it.Object) {
+			out = append(out, &Event{Type: watch.Added, Key: it.key, Shared: it.Shared, Revision: it.rev})
 		}
 	}
 	return out
@@ -142,9 +142,9 @@ func (w *Watcher) see(e *Event) *Event {
 	case is && was, is && e.Type == watch.Added, was && e.Type == watch.Deleted:
 		return e
 	case is:
-		return &Event{Type: watch.Added, Key: e.Key, Object: e.Object, Revision: e.Revision}
+		return &Event{Type: watch.Added, Key: e.Key, Shared: e.Shared, Revision: e.Revision}
 	case was:
-		return &Event{Type: watch.Deleted, Key: e.Key, Object: atRevision(e.Prev, e.Revision), Revision: e.Revision}
+		return &Event{Type: watch.Deleted, Key: e.Key, Shared: &Shared{Object: atRevision(e.Prev, e.Revision)}, Revision: e.Revision}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"orrery/apiserver/admission"
+	"orrery/apiserver/registry"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -129,7 +130,7 @@ func (h *Handlers) deleteAll(r *http.Request, q *request) (page, error) {
 		return page{}, err
 	}
 	gone := page{meta: metav1.ListMeta{ResourceVersion: p.meta.ResourceVersion}}
-	for _, obj := range p.objects {
+	for _, obj := range p.objects() {
 		m, err := meta.Accessor(obj)
 		if err != nil {
 			return page{}, err
@@ -141,7 +142,7 @@ func (h *Handlers) deleteAll(r *http.Request, q *request) (page, error) {
 		if err != nil {
 			return page{}, err
 		}
-		gone.objects = append(gone.objects, out)
+		gone.items = append(gone.items, &registry.Shared{Object: out})
 	}
 	return gone, nil
 }

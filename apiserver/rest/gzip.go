@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"bufio"
 	"compress/gzip"
 	"net/http"
 	"strconv"
@@ -13,17 +14,29 @@ import (
 // Upstream: staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/writers.go, defaultGzipThresholdBytes.
 const gzipAbove = 128 * 1024
 
+const writeBuffer = 256 * 1024
+
 var gzippers = sync.Pool{New: func() any {
 	z, _ := gzip.NewWriterLevel(nil, 1)
 	return z
 }}
 
-// send writes a complete body, compressed when it is large and the client can read that.
-func send(w http.ResponseWriter, r *http.Request, code int, body []byte) {
-	if len(body) < gzipAbove || !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
-		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+// send writes a complete body, which may come in pieces, compressed when it is
+// large and the client can read that.
+func send(w http.ResponseWriter, r *http.Request, code int, body ...[]byte) {
+	size := 0
+	for _, piece := range body {
+		size += len(piece)
+	}
+	if size < gzipAbove || !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		w.Header().Set("Content-Length", strconv.Itoa(size))
 		w.WriteHeader(code)
-		_, _ = w.Write(body) // a client that has gone is nobody's error
+		// Each write to w is an errand to the connection's own goroutine.
+		out := bufio.NewWriterSize(w, min(size, writeBuffer))
+		for _, piece := range body {
+			_, _ = out.Write(piece) // a client that has gone is nobody's error
+		}
+		_ = out.Flush()
 		return
 	}
 	w.Header().Set("Content-Encoding", "gzip")
@@ -32,6 +45,8 @@ func send(w http.ResponseWriter, r *http.Request, code int, body []byte) {
 	z := gzippers.Get().(*gzip.Writer)
 	defer gzippers.Put(z)
 	z.Reset(w)
-	_, _ = z.Write(body)
+	for _, piece := range body {
+		_, _ = z.Write(piece)
+	}
 	_ = z.Close()
 }

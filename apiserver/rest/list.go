@@ -132,9 +132,11 @@ func (h *Handlers) List(w http.ResponseWriter, r *http.Request) {
 
 // page is a Listing with what the client gets as metadata.
 type page struct {
-	objects []runtime.Object
-	meta    metav1.ListMeta
+	items []*registry.Shared
+	meta  metav1.ListMeta
 }
+
+func (p page) objects() []runtime.Object { return (&registry.Listing{Items: p.items}).Objects() }
 
 func (h *Handlers) list(r *http.Request, q *request) (page, error) {
 	o, err := listOptions(r, q, false)
@@ -164,7 +166,7 @@ func (h *Handlers) listWith(r *http.Request, q *request, o *internalversion.List
 	if l.Next != "" {
 		m.Continue = continueToken(l.Revision, l.Next)
 	}
-	return page{l.Objects, m}, nil
+	return page{l.Items, m}, nil
 }
 
 // readState works out from resourceVersion, resourceVersionMatch and continue
@@ -255,9 +257,13 @@ func (h *Handlers) answerList(w http.ResponseWriter, r *http.Request, q *request
 	var err error
 	switch q.form.as {
 	case "":
+		if q.quick() {
+			q.sendList(w, r, p)
+			return
+		}
 		out, err = q.listObject(p)
 	case asTable:
-		out, err = h.table(r, q, p.objects, p.meta, true)
+		out, err = h.table(r, q, p.objects(), p.meta, true)
 	case asPartialList:
 		out, err = partialList(p, q.form.version)
 	default:
@@ -273,10 +279,9 @@ func (h *Handlers) answerList(w http.ResponseWriter, r *http.Request, q *request
 // listObject makes the kind's list type. Items carry no kind and apiVersion.
 func (q *request) listObject(p page) (runtime.Object, error) {
 	list := q.kind.NewList()
-	items := p.objects
+	items := p.objects()
 	if q.kind.Hub != nil {
-		items = make([]runtime.Object, len(p.objects))
-		for i, obj := range p.objects {
+		for i, obj := range items {
 			v, err := q.kind.Convert(obj)
 			if err != nil {
 				return nil, err

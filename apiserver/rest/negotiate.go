@@ -155,12 +155,16 @@ func write(w http.ResponseWriter, r *http.Request, f form, code int, obj runtime
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
+	answerHeaders(w, r, f)
+	send(w, r, code, body)
+}
+
+func answerHeaders(w http.ResponseWriter, r *http.Request, f form) {
 	sendWarnings(w, r)
 	h := w.Header()
 	h.Set("Content-Type", f.mediaType)
 	h.Set("Cache-Control", "no-cache, private")
 	h.Set("X-Content-Type-Options", "nosniff")
-	send(w, r, code, body)
 }
 
 func sendWarnings(w http.ResponseWriter, r *http.Request) {

@@ -93,9 +93,9 @@ func partial(obj runtime.Object, version string) (*metav1.PartialObjectMetadata,
 }
 
 func partialList(p page, version string) (runtime.Object, error) {
-	list := &metav1.PartialObjectMetadataList{ListMeta: p.meta, Items: make([]metav1.PartialObjectMetadata, 0, len(p.objects))}
+	list := &metav1.PartialObjectMetadataList{ListMeta: p.meta, Items: make([]metav1.PartialObjectMetadata, 0, len(p.items))}
 	list.SetGroupVersionKind(metaGVK(version, asPartialList))
-	for _, obj := range p.objects {
+	for _, obj := range p.objects() {
 		item, err := partial(obj, version)
 		if err != nil {
 			return nil, err

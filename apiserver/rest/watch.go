@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -120,6 +120,8 @@ type stream struct {
 	failed error
 	// headed: the first Table has been sent, with the column definitions.
 	headed bool
+	// buffer is used for every frame: many streams send the same objects.
+	buffer []byte
 }
 
 func (s *stream) open(w http.ResponseWriter) (frames, error) {
@@ -182,7 +184,7 @@ func (s *stream) run(ctx context.Context, out frames) {
 				return
 			}
 		}
-		if out.flush() != nil {
+		if len(events) > 0 && out.flush() != nil {
 			return
 		}
 		select {
@@ -232,26 +234,21 @@ func (s *stream) fail(out frames, err error) {
 	}
 }
 
-// sharedForm tells which encodings of an event are the same.
-type sharedForm struct {
-	form
-	kind string
-}
-
-// send writes one event; its encoding is made once for all watchers that want the same form.
+// send writes one event.
 func (s *stream) send(out frames, e *registry.Event) error {
-	encode := func() ([]byte, error) { return s.encode(e.Type, e.Object) }
-	var b []byte
-	var err error
-	if s.q.form.as == asTable {
-		b, err = encode() // depends on the stream: only its first Table has columns
-	} else {
-		b, err = e.Once(sharedForm{s.q.form, s.q.kind.GV().String()}, encode)
+	if s.q.form.as == asTable { // depends on the stream: only its first Table has columns
+		b, err := s.encode(e.Type, e.Object)
+		if err != nil {
+			return err
+		}
+		return out.frame(b)
 	}
+	b, err := s.q.shared(e.Shared)
 	if err != nil {
 		return err
 	}
-	return out.frame(b)
+	s.buffer = frame(s.buffer[:0], e.Type, b)
+	return out.frame(s.buffer)
 }
 
 // encode makes the frame of an event whose object is of the hub version.
@@ -295,27 +292,25 @@ func (s *stream) bookmarkTable(t *metav1.Table, hub runtime.Object) (*metav1.Tab
 	return t, err
 }
 
-// event makes a frame: JSON is one object a line, protobuf is a WatchEvent
-// behind its length in four bytes.
+// event makes the frame of an object that is not shared.
+func (f form) event(typ apiwatch.EventType, obj runtime.Object) ([]byte, error) {
+	b, err := f.encodeShort(obj)
+	return frame(nil, typ, b), err
+}
+
+// frame appends an event with an encoded object: JSON is one object a line,
+// protobuf is a WatchEvent behind its length in four bytes.
 //
 // Upstream: staging/src/k8s.io/apimachinery/pkg/util/framer/framer.go.
-func (f form) event(typ apiwatch.EventType, obj runtime.Object) ([]byte, error) {
-	if f.mediaType == mediaProto {
-		if raw, ok, err := f.protobuf(obj); ok {
-			if err != nil {
-				return nil, err
-			}
-			e := metav1.WatchEvent{Type: string(typ), Object: runtime.RawExtension{Raw: raw}}
-			b := make([]byte, 4+e.Size())
-			binary.BigEndian.PutUint32(b, uint32(e.Size()))
-			_, err = e.MarshalTo(b[4:])
-			return b, err
-		}
+func frame(to []byte, typ apiwatch.EventType, object []byte) []byte {
+	if !bytes.HasPrefix(object, protoMagic) {
+		to = append(append(append(to, `{"type":"`...), typ...), `","object":`...)
+		return append(append(to, object...), "}\n"...)
 	}
-	var b bytes.Buffer
-	b.WriteString(`{"type":"` + string(typ) + `","object":`)
-	raw, err := json.Marshal(obj)
-	b.Write(raw)
-	b.WriteString("}\n")
-	return b.Bytes(), err
+	e := metav1.WatchEvent{Type: string(typ), Object: runtime.RawExtension{Raw: object}}
+	n := e.Size()
+	to = binary.BigEndian.AppendUint32(to, uint32(n))
+	to = slices.Grow(to, n)[:len(to)+n]
+	_, _ = e.MarshalToSizedBuffer(to[len(to)-n:]) // fails for want of room only
+	return to
 }
