@@ -38,9 +38,9 @@ type taintEviction struct {
 
 // eviction is one that is planned.
 type eviction struct {
-	uid        types.UID
-	since, due time.Time
-	carried    bool // out: the pod is being deleted
+	uid     types.UID
+	due     time.Time
+	carried bool // out: the pod is being deleted
 }
 
 func startTaintEviction(e *env) (func(context.Context) error, error) {
