@@ -9,11 +9,11 @@ export CGO_ENABLED = 0
 # Without the commit's stamp an unchanged program stays the same file, and the node image what it is.
 GOFLAGS_BUILD = -trimpath -buildvcs=false -ldflags '-s -w'
 # The version that the built kubectl reports.
-GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36'
+GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36 -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0'
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools upstream image test test-unit race e2e reliability bench-apiserver lint loc clean help
+.PHONY: up down build tools upstream image test test-unit race simulate e2e reliability bench-apiserver lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -69,6 +69,11 @@ test-unit: ## run the tests that need no Docker
 
 race: ## run the tests that need no Docker under the race detector (needs a C compiler)
 	@CGO_ENABLED=1 go run ./test/tally -- -race -timeout 30m ./...
+
+# A seed that failed runs again with: make simulate SEED=17
+SEEDS ?= 200
+simulate: ## run SEEDS random schedules of faults on whole clusters in fake time (200: some 15 minutes of a CPU)
+	@SEEDS=$(or $(SEED),$(SEEDS)) go test -count 1 -timeout 120m ./test/sim -run 'TestRandomFaults$(if $(SEED),/all/seed=$(SEED)$$)'
 
 e2e: build tools ## run the tests on Docker nodes, beside any cluster that is up
 	@ORRERY_E2E=1 go run ./test/tally -- -timeout 25m -count 1 -p 1 ./lab ./test/...

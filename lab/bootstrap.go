@@ -128,7 +128,7 @@ func (c *Cluster) EnsureKubeconfig(ctx context.Context) (string, error) {
 // another, and to the home of the node's user.
 func (c *Cluster) writeKubeconfig(ctx context.Context, head Node) error {
 	err := c.Docker.Do(ctx, "exec", head.Name, "sh", "-c",
-		"install -D --owner docker --group docker --mode 600 /etc/kubernetes/admin.conf /home/docker/.kube/config"+
+		"install -d --owner docker --group docker /home/docker/.kube && install -D --owner docker --group docker --mode 600 /etc/kubernetes/admin.conf /home/docker/.kube/config"+
 			" && install -D --mode 600 /etc/kubernetes/admin.conf /root/.kube/config")
 	if err != nil {
 		return err
