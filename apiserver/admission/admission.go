@@ -41,6 +41,11 @@ type Attributes struct {
 	Options runtime.Object
 	DryRun  bool
 	User    *auth.UserInfo
+	// Reinvoke asks for a second round of all plugins: a webhook has changed the
+	// object. Round is 1 then. Webhooks remembers what they did in the first.
+	Reinvoke bool
+	Round    int
+	Webhooks any
 }
 
 // Plugin looks at writes after authorization and before storage. Admit may
@@ -66,14 +71,18 @@ func (Base) Validate(context.Context, *Attributes) error { return nil }
 // Chain asks its plugins in order; the first error ends it.
 type Chain []Plugin
 
-// Admit lets every plugin change the object.
+// Admit lets every plugin change the object; once more, when a webhook was among those who did.
 func (c Chain) Admit(ctx context.Context, a *Attributes) error {
-	for _, p := range c {
-		if err := p.Admit(ctx, a); err != nil {
-			return err
+	for a.Round = 0; ; a.Round++ {
+		for _, p := range c {
+			if err := p.Admit(ctx, a); err != nil {
+				return err
+			}
+		}
+		if !a.Reinvoke || a.Round == 1 {
+			return nil
 		}
 	}
-	return nil
 }
 
 // Validate lets every plugin refuse the object.

@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"context"
+	"reflect"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -202,6 +203,11 @@ func (k *Kind) Stored() *Kind {
 
 // Virtual reports that nothing of this kind is stored.
 func (k *Kind) Virtual() bool { return k.Prefix == "" }
+
+// IsOne reports that an object is of the row's Go type. Custom resources share one.
+func (k *Kind) IsOne(obj runtime.Object) bool {
+	return obj != nil && reflect.TypeOf(obj) == reflect.TypeOf(k.New())
+}
 
 // Sub finds a subresource by name, or returns nil.
 func (k *Kind) Sub(name string) *Subresource {

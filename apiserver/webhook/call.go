@@ -1,0 +1,294 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"orrery/apiserver/admission"
+	"orrery/apiserver/audit"
+	"orrery/apiserver/backend"
+	"orrery/apiserver/kinds"
+	"orrery/apiserver/warning"
+
+	reviewv1 "k8s.io/api/admission/v1"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/uuid"
+)
+
+// maxAnswer bounds what a webhook may answer, in bytes.
+const maxAnswer = 16 << 20
+
+var reviewGVK = reviewv1.SchemeGroupVersion.WithKind("AdmissionReview")
+
+// callError is a webhook that could not be asked; its failurePolicy decides what that means.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/util/webhook/error.go, ErrCallingWebhook.
+type callError struct {
+	name string
+	err  error
+}
+
+func (e *callError) Error() string {
+	return fmt.Sprintf("failed calling webhook %q: %v", e.name, e.err)
+}
+func (e *callError) Unwrap() error { return e.err }
+
+// ask calls one webhook about a write in the version of row. The error is the
+// webhook's refusal, or a *callError.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/admission/plugin/webhook/validating/dispatcher.go, callHook.
+func (p *plugin) ask(ctx context.Context, h *hook, a *admission.Attributes, row *kinds.Kind, mutating bool) (*reviewv1.AdmissionResponse, error) {
+	if a.DryRun && h.SideEffects != nil && *h.SideEffects != admissionv1.SideEffectClassNone && *h.SideEffects != admissionv1.SideEffectClassNoneOnDryRun {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("admission webhook %q does not support dry run", h.Name))
+	}
+	review, err := p.review(ctx, a, row)
+	if err != nil {
+		return nil, &callError{h.Name, fmt.Errorf("could not create admission objects: %w", err)}
+	}
+	timeout := 10 * time.Second
+	if h.TimeoutSeconds != nil {
+		timeout = time.Duration(*h.TimeoutSeconds) * time.Second
+	}
+	inner, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	answer, err := p.post(inner, h, review, timeout)
+	if err != nil {
+		return nil, &callError{h.Name, fmt.Errorf("failed to call webhook: %w", err)}
+	}
+	if err := verify(answer, review.Request.UID, mutating); err != nil {
+		return nil, &callError{h.Name, fmt.Errorf("received invalid webhook response: %w", err)}
+	}
+	r := answer.Response
+	for key, value := range r.AuditAnnotations {
+		audit.Annotate(ctx, h.Name+"/"+key, value)
+	}
+	for _, text := range r.Warnings {
+		warning.Add(ctx, text)
+	}
+	if !r.Allowed {
+		return nil, denied(h.Name, r.Result)
+	}
+	return r, nil
+}
+
+// failed decides what the failure of a call means for the write.
+func (p *plugin) failed(ctx context.Context, h *hook, err error) error {
+	var call *callError
+	if !errors.As(err, &call) {
+		return err
+	}
+	if h.FailurePolicy == nil || *h.FailurePolicy != admissionv1.Ignore {
+		return apierrors.NewInternalError(err)
+	}
+	p.Log.Warn("webhook failed, going on without it", "webhook", h.Name, "err", err)
+	if ctx.Err() != nil {
+		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
+	}
+	return nil
+}
+
+// review describes the write.
+func (p *plugin) review(ctx context.Context, a *admission.Attributes, row *kinds.Kind) (*reviewv1.AdmissionReview, error) {
+	asked := p.requested(ctx, a)
+	dryRun := a.DryRun
+	r := &reviewv1.AdmissionRequest{
+		UID: uuid.NewUUID(), Kind: kindOf(a, row), Resource: metav1.GroupVersionResource(row.GVR()), SubResource: a.Subresource,
+		RequestSubResource: a.Subresource, Name: a.Name, Namespace: a.Namespace, Operation: reviewv1.Operation(a.Operation), DryRun: &dryRun,
+	}
+	requestKind, requestResource := kindOf(a, asked), metav1.GroupVersionResource(asked.GVR())
+	r.RequestKind, r.RequestResource = &requestKind, &requestResource
+	if isNamespace(a) {
+		r.Namespace = a.Name
+	}
+	if u := a.User; u != nil {
+		r.UserInfo = authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}
+		for key, values := range u.Extra {
+			if r.UserInfo.Extra == nil {
+				r.UserInfo.Extra = map[string]authenticationv1.ExtraValue{}
+			}
+			r.UserInfo.Extra[key] = values
+		}
+	}
+	var err error
+	if r.Object.Raw, err = encode(a.Object, a, row); err != nil {
+		return nil, err
+	}
+	if r.OldObject.Raw, err = encode(a.Old, a, row); err != nil {
+		return nil, err
+	}
+	if r.Options.Raw, err = encodeOptions(a.Options); err != nil {
+		return nil, err
+	}
+	review := &reviewv1.AdmissionReview{Request: r}
+	review.SetGroupVersionKind(reviewGVK)
+	return review, nil
+}
+
+// kindOf is the kind of the body: of the resource, or of the subresource where it has one of its own.
+func kindOf(a *admission.Attributes, row *kinds.Kind) metav1.GroupVersionKind {
+	if sub := row.Sub(a.Subresource); sub != nil && sub.Kind.Kind != "" && !row.IsOne(a.Object) {
+		return metav1.GroupVersionKind(sub.Kind)
+	}
+	return metav1.GroupVersionKind(row.GVK())
+}
+
+// encode writes an object in the version of row; what is not of the resource's kind stays as it is.
+func encode(obj runtime.Object, a *admission.Attributes, row *kinds.Kind) ([]byte, error) {
+	if obj == nil {
+		return nil, nil
+	}
+	obj = obj.DeepCopyObject()
+	if a.Kind.IsOne(obj) {
+		var err error
+		if obj, err = row.Convert(obj); err != nil {
+			return nil, err
+		}
+	}
+	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind(kindOf(a, row)))
+	return json.Marshal(obj)
+}
+
+func encodeOptions(o runtime.Object) ([]byte, error) {
+	if o == nil {
+		return nil, nil
+	}
+	if p, ok := o.(*metav1.PatchOptions); ok { // admission sees an update
+		o = &metav1.UpdateOptions{DryRun: p.DryRun, FieldManager: p.FieldManager, FieldValidation: p.FieldValidation}
+	}
+	o = o.DeepCopyObject()
+	kind := ""
+	switch o.(type) {
+	case *metav1.CreateOptions:
+		kind = "CreateOptions"
+	case *metav1.UpdateOptions:
+		kind = "UpdateOptions"
+	case *metav1.DeleteOptions:
+		kind = "DeleteOptions"
+	}
+	o.GetObjectKind().SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind(kind))
+	return json.Marshal(o)
+}
+
+// post sends the review and reads the answer.
+func (p *plugin) post(ctx context.Context, h *hook, review *reviewv1.AdmissionReview, timeout time.Duration) (*reviewv1.AdmissionReview, error) {
+	body, err := json.Marshal(review)
+	if err != nil {
+		return nil, err
+	}
+	target, to, err := address(h.ClientConfig)
+	if err != nil {
+		return nil, err
+	}
+	transport, err := p.Pool.Transport(target)
+	if err != nil {
+		return nil, err
+	}
+	query := to.Query()
+	query.Set("timeout", timeout.String())
+	to.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json, */*")
+	req.Header.Set("User-Agent", "kube-apiserver-admission")
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return nil, apierrors.NewGenericServerResponse(resp.StatusCode, "post", schema.GroupResource{}, "", string(data), 0, true)
+	}
+	answer := &reviewv1.AdmissionReview{}
+	if err := json.Unmarshal(data, answer); err != nil {
+		return nil, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
+	}
+	return answer, nil
+}
+
+// address is where a webhook is.
+func address(c admissionv1.WebhookClientConfig) (backend.Target, *url.URL, error) {
+	if c.URL != nil {
+		to, err := url.Parse(*c.URL)
+		return backend.Target{CABundle: string(c.CABundle)}, to, err
+	}
+	if c.Service == nil {
+		return backend.Target{}, nil, errors.New("webhook configuration must have either service or URL")
+	}
+	t := backend.Target{Namespace: c.Service.Namespace, Name: c.Service.Name, Port: 443, CABundle: string(c.CABundle)}
+	if c.Service.Port != nil {
+		t.Port = *c.Service.Port
+	}
+	to := &url.URL{Scheme: "https", Host: t.Host(), Path: "/"}
+	if c.Service.Path != nil {
+		to.Path = *c.Service.Path
+	}
+	return t, to, nil
+}
+
+// verify checks the form of an answer.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/admission/plugin/webhook/request/admissionreview.go, VerifyAdmissionResponse.
+func verify(answer *reviewv1.AdmissionReview, uid any, mutating bool) error {
+	r := answer.Response
+	switch {
+	case r == nil:
+		return errors.New("webhook response was absent")
+	case any(r.UID) != uid:
+		return fmt.Errorf("expected response.uid=%q, got %q", uid, r.UID)
+	case answer.GroupVersionKind() != reviewGVK:
+		return fmt.Errorf("expected webhook response of %v, got %v", reviewGVK.String(), answer.GroupVersionKind().String())
+	case !mutating && len(r.Patch) > 0:
+		return errors.New("validating webhook may not return response.patch")
+	case !mutating && r.PatchType != nil:
+		return errors.New("validating webhook may not return response.patchType")
+	case len(r.Patch) > 0 && r.PatchType == nil:
+		return errors.New("webhook returned response.patch but not response.patchType")
+	case len(r.Patch) == 0 && r.PatchType != nil:
+		return errors.New("webhook returned response.patchType but not response.patch")
+	case r.PatchType != nil && *r.PatchType == "":
+		return fmt.Errorf("webhook returned invalid response.patchType of %q", *r.PatchType)
+	}
+	return nil
+}
+
+// denied is the refusal that the client sees.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/admission/plugin/webhook/errors/statuserror.go, ToStatusErr.
+func denied(name string, result *metav1.Status) error {
+	if result == nil {
+		result = &metav1.Status{}
+	}
+	result.Code = max(result.Code, http.StatusBadRequest)
+	if result.Status == "" || result.Status == metav1.StatusSuccess {
+		result.Status = metav1.StatusFailure
+	}
+	by := fmt.Sprintf("admission webhook %q denied the request", name)
+	switch {
+	case result.Message != "":
+		result.Message = by + ": " + result.Message
+	case result.Reason != "":
+		result.Message = by + ": " + string(result.Reason)
+	default:
+		result.Message = by + " without explanation"
+	}
+	return &apierrors.StatusError{ErrStatus: *result}
+}
