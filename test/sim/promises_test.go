@@ -115,6 +115,19 @@ func byTaint(p *corev1.Pod) bool {
 	return false
 }
 
+// wants is what well looks at, for messages.
+func (c *chaos) wants() string {
+	d, err := client.For[*appsv1.Deployment](c.api).Get(c.ctx, "default", "web")
+	if err != nil {
+		return err.Error()
+	}
+	job, err := client.For[*batchv1.Job](c.api).Get(c.ctx, "default", "sum")
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("wanted: %d of demo/app:%d\nweb: generation %d, %s %s\nsum: %s\n", c.desired, c.image, d.Generation, d.Spec.Template.Spec.Containers[0].Image, d.Status.String(), job.Status.String())
+}
+
 // well: everything that was asked for is there, and nothing else.
 func (c *chaos) well() bool {
 	if len(c.active()) != int(c.desired) || len(c.find(func(p *corev1.Pod) bool { return ownedBy("StatefulSet", "db-")(p) && isReady(p) })) != 3 {
@@ -135,7 +148,7 @@ func (c *chaos) well() bool {
 		return false
 	}
 	job, err := client.For[*batchv1.Job](c.api).Get(c.ctx, "default", "sum")
-	if err != nil || c.at() > 15*time.Minute && job.Status.Succeeded != 6 {
+	if err != nil || c.at() > 10*time.Minute && job.Status.Succeeded != 6 {
 		return false
 	}
 	return true
@@ -158,8 +171,9 @@ func (c *chaos) rollOutUnderWay() {
 	c.must(err)
 	c.tell("the last rollout")
 	manager := c.sim.Link(sim.ControllerManager)
-	manager.Delay(func() time.Duration { return 300 * time.Millisecond })
+	manager.Delay(func() time.Duration { return time.Duration(c.rng.IntN(600)) * time.Millisecond })
 	defer manager.Delay(nil)
+	restart := c.at() + time.Duration(c.rng.IntN(4000))*time.Millisecond
 	for end := c.at() + 5*time.Minute; ; {
 		c.pass(200 * time.Millisecond)
 		up := 0
@@ -172,8 +186,10 @@ func (c *chaos) rollOutUnderWay() {
 			c.t.Fatalf("at %v only %d of %d pods are ready in a rollout with maxUnavailable %d", c.at(), up, c.desired, c.missing)
 		}
 		c.surgeHolds()
-		if c.rng.IntN(100) == 0 {
-			manager.Drop()
+		if restart > 0 && c.at() > restart {
+			restart = 0
+			c.do("stop " + sim.ControllerManager)
+			c.do("start " + sim.ControllerManager)
 		}
 		if c.well() {
 			return
