@@ -76,7 +76,7 @@ simulate: ## run SEEDS random schedules of faults on whole clusters in fake time
 	@SEEDS=$(or $(SEED),$(SEEDS)) go test -count 1 -timeout 120m ./test/sim -run 'TestRandomFaults$(if $(SEED),/all/seed=$(SEED)$$)'
 
 e2e: build tools ## run the tests on Docker nodes, beside any cluster that is up
-	@ORRERY_E2E=1 go run ./test/tally -- -timeout 25m -count 1 -p 1 ./lab ./test/...
+	@ORRERY_E2E=1 go run ./test/tally -- -timeout 25m -count 1 -p 1 ./lab ./test/e2e
 
 reliability: ## kill the API server 200 times, follow 100,000 writes through restarts (about ten minutes)
 	@go test ./test/reliability -count 1 -timeout 30m -v -kills 200 -writes 100000 -restarts 20
