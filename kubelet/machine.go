@@ -48,7 +48,7 @@ func readMachine(rootDir string) Machine {
 	var fs unix.Statfs_t
 	for dir := rootDir; ; dir = filepath.Dir(dir) { // the folder may not be there yet
 		if err := unix.Statfs(dir, &fs); err == nil || dir == "/" || dir == "." {
-			m.Disk = int64(fs.Blocks) * fs.Bsize
+			m.Disk = int64(fs.Blocks) * int64(fs.Bsize)
 			break
 		}
 	}
