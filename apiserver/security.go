@@ -97,7 +97,7 @@ func (s *Server) authenticators(tokens auth.TokenAuthenticator) (auth.Authentica
 		if err != nil {
 			return nil, err
 		}
-		chain.Authenticators = append(chain.Authenticators, auth.X509{Roots: roots})
+		chain.Authenticators = append(chain.Authenticators, &auth.X509{Roots: roots})
 	}
 	chain.Authenticators = append(chain.Authenticators, auth.Bearer{Tokens: tokens})
 	return chain, nil

@@ -79,7 +79,7 @@ func (a *authority) request(t *testing.T, user string, groups ...string) *http.R
 
 func TestACertificateNamesUserAndGroups(t *testing.T) {
 	ca := newAuthority(t)
-	chain := auth.Chain{Authenticators: []auth.Authenticator{auth.X509{Roots: ca.pool()}}, AllowAnonymous: true}
+	chain := auth.Chain{Authenticators: []auth.Authenticator{&auth.X509{Roots: ca.pool()}}, AllowAnonymous: true}
 	user, ok, err := chain.Authenticate(ca.request(t, "alice", "dev"))
 	if !ok || err != nil || user.Name != "alice" || !slices.Equal(user.Groups, []string{"dev", "system:authenticated"}) {
 		t.Errorf("%v %v %v", user, ok, err)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -22,15 +23,25 @@ const CredentialIDKey = "authentication.kubernetes.io/credential-id"
 type X509 struct {
 	// Roots are the authorities of --client-ca-file.
 	Roots *x509.CertPool
+	// known are chains that were found good lately, until when: a client sends
+	// many requests on one connection, and each check costs a signature.
+	mu    sync.Mutex
+	known map[[sha256.Size]byte]time.Time
 }
 
+const (
+	// knownFor is how long a chain is not checked again.
+	knownFor = time.Minute
+	maxKnown = 1024
+)
+
 // Authenticate implements Authenticator.
-func (a X509) Authenticate(req *http.Request) (*UserInfo, bool, error) {
+func (a *X509) Authenticate(req *http.Request) (*UserInfo, bool, error) {
 	if a.Roots == nil || req.TLS == nil || len(req.TLS.PeerCertificates) == 0 {
 		return nil, false, nil
 	}
 	leaf := req.TLS.PeerCertificates[0]
-	if err := verifyChain(req.TLS.PeerCertificates, a.Roots); err != nil {
+	if err := a.verify(req.TLS.PeerCertificates); err != nil {
 		return nil, false, err
 	}
 	if leaf.Subject.CommonName == "" {
@@ -42,6 +53,31 @@ func (a X509) Authenticate(req *http.Request) (*UserInfo, bool, error) {
 		Groups: leaf.Subject.Organization,
 		Extra:  map[string][]string{CredentialIDKey: {"X509SHA256=" + hex.EncodeToString(sum[:])}},
 	}, true, nil
+}
+
+// verify is verifyChain with a memory.
+func (a *X509) verify(certs []*x509.Certificate) error {
+	h := sha256.New()
+	for _, c := range certs {
+		h.Write(c.Raw)
+	}
+	key, now := [sha256.Size]byte(h.Sum(nil)), time.Now()
+	a.mu.Lock()
+	until := a.known[key]
+	a.mu.Unlock()
+	if now.Before(until) && now.Before(certs[0].NotAfter) {
+		return nil
+	}
+	if err := verifyChain(certs, a.Roots); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.known == nil || len(a.known) >= maxKnown {
+		a.known = map[[sha256.Size]byte]time.Time{}
+	}
+	a.known[key] = now.Add(knownFor)
+	return nil
 }
 
 // verifyChain checks that certs[0] is a client certificate that leads to one of roots through the others.

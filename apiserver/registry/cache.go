@@ -70,6 +70,8 @@ type cache struct {
 	oldest int64
 	// rev is how far the cache has come.
 	rev int64
+	// shapes are managedFields that many objects have to the byte; for run only.
+	shapes map[string][]byte
 	// wake is closed and replaced after every change of the above.
 	wake chan struct{}
 	done bool
@@ -117,6 +119,7 @@ func (c *cache) follow(ctx context.Context) error {
 			c.log.Error("unreadable object left out", "key", e.Key, "err", err)
 			continue
 		}
+		c.fold(obj)
 		items = append(items, &item{e.Key, &Shared{Object: obj}, e.Revision})
 	}
 	c.mu.Lock()
@@ -132,6 +135,31 @@ func (c *cache) follow(ctx context.Context) error {
 		c.apply(batch)
 	}
 	return errors.New("the watch was closed")
+}
+
+// maxShapes bounds what fold remembers.
+const maxShapes = 256
+
+// fold lets objects whose managedFields name the same fields, as those of one
+// owner do, share that part of their memory; it is often a third of an object.
+func (c *cache) fold(obj runtime.Object) {
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return
+	}
+	for _, e := range m.GetManagedFields() {
+		if e.FieldsV1 == nil {
+			continue
+		}
+		if same, ok := c.shapes[string(e.FieldsV1.Raw)]; ok {
+			e.FieldsV1.Raw = same
+			continue
+		}
+		if c.shapes == nil || len(c.shapes) >= maxShapes {
+			c.shapes = map[string][]byte{}
+		}
+		c.shapes[string(e.FieldsV1.Raw)] = e.FieldsV1.Raw
+	}
 }
 
 // broadcast wakes everybody who waits; c.mu is held.
@@ -151,6 +179,7 @@ func (c *cache) apply(b store.Batch) {
 			c.log.Error("unreadable object left out", "key", e.Key, "err", err)
 			continue
 		}
+		c.fold(obj)
 		decoded[i] = obj
 	}
 	c.mu.Lock()

@@ -75,7 +75,7 @@ func (r *Resource) createOnce(ctx context.Context, namespace string, obj runtime
 		m.SetNamespace(namespace)
 	}
 	m.SetUID(uuid.NewUUID())
-	m.SetCreationTimestamp(metav1.Now())
+	m.SetCreationTimestamp(metav1.Now().Rfc3339Copy())
 	m.SetDeletionTimestamp(nil)
 	m.SetDeletionGracePeriodSeconds(nil)
 	m.SetSelfLink("")
@@ -120,7 +120,14 @@ func (r *Resource) createOnce(ctx context.Context, namespace string, obj runtime
 	}
 	written = true
 	r.wrote(rev)
-	return Decode(k, value, rev)
+	return stored(k, obj, m, rev), nil
+}
+
+// stored is the object as a reader would find it.
+func stored(k *kinds.Kind, obj runtime.Object, m metav1.Object, revision int64) runtime.Object {
+	obj.GetObjectKind().SetGroupVersionKind(k.GVK())
+	m.SetResourceVersion(strconv.FormatInt(revision, 10))
+	return obj
 }
 
 // begin runs the kind's Begin hook; done is never nil.
@@ -260,8 +267,7 @@ func (r *Resource) updateOnce(ctx context.Context, name string, cur store.Entry,
 	}
 	written = true
 	r.wrote(next.Revision)
-	out, err := Decode(k, value, next.Revision)
-	return out, false, next, err
+	return stored(k, obj, m, next.Revision), false, next, nil
 }
 
 // checkVersion is optimistic concurrency: the object that is written must say

@@ -86,8 +86,10 @@ func (c EmbedConfig) config() (*embed.Config, error) {
 	cfg.ClientTLSInfo.CertFile, cfg.ClientTLSInfo.KeyFile = c.CertFile, c.KeyFile
 	cfg.ClientTLSInfo.TrustedCAFile, cfg.ClientTLSInfo.ClientCertAuth = c.CAFile, c.CAFile != ""
 	cfg.WatchProgressNotifyInterval = 5 * time.Second
-	// One member elects itself: there is nobody to wait for.
-	cfg.TickMs, cfg.ElectionMs = 100, 1000
+	// One member elects itself: there is nobody to wait for, or whose heartbeat could be missed.
+	cfg.TickMs, cfg.ElectionMs = 10, 50
 	cfg.InitialElectionTickAdvance = true
+	// Nor is there anybody who would have to catch up: what is applied need not stay in memory.
+	cfg.SnapshotCatchUpEntries = 100
 	return cfg, nil
 }
