@@ -1,0 +1,336 @@
+package compare
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+)
+
+// recording is what was seen of the objects.
+type recording struct {
+	mu    sync.Mutex
+	at    string // the step of the script
+	since time.Time
+	by    map[string]*history // by kind and UID
+	order []string
+}
+
+// history is the life of one object.
+type history struct {
+	class  string
+	states []state
+}
+
+type state struct {
+	text string
+	step string
+	at   time.Duration // since the step
+}
+
+func newRecording() *recording { return &recording{by: map[string]*history{}, since: time.Now()} }
+
+// step says where in the script we are; times count from it.
+func (r *recording) step(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.at, r.since = name, time.Now()
+}
+
+// note adds a state; last keeps no more than the last one.
+func (r *recording) note(kind string, o metav1.Object, class, text string, last bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := kind + string(o.GetUID()) + class[:strings.IndexByte(class, ' ')]
+	h := r.by[key]
+	if h == nil {
+		h = &history{}
+		r.by[key] = h
+		r.order = append(r.order, key)
+	}
+	h.class = class
+	if n := len(h.states); n > 0 && h.states[n-1].text == text {
+		return
+	}
+	st := state{text, r.at, time.Since(r.since)}
+	if last {
+		st.at = 0
+		st.step = ""
+		h.states = []state{st}
+		return
+	}
+	h.states = append(h.states, st)
+}
+
+// describe turns an object into its class and state.
+type describe[T metav1.Object] func(T) (class, text string)
+
+func follow[T metav1.Object](r *recording, in cache.SharedIndexInformer, kind string, last bool, f describe[T]) {
+	see := func(obj any) {
+		o := obj.(T)
+		if class, text := f(o); class != "" {
+			r.note(kind, o, kind+" "+class, text, last)
+		}
+	}
+	_, _ = in.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: see, UpdateFunc: func(_, o any) { see(o) }, DeleteFunc: func(obj any) {
+		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = gone.Obj
+		}
+		o := obj.(T)
+		if class, _ := f(o); class != "" {
+			r.note(kind, o, kind+" "+class, "gone", last)
+		}
+	}})
+}
+
+func (r *recording) follow(f informers.SharedInformerFactory) {
+	follow(r, f.Core().V1().Nodes().Informer(), "node", false, nodeState)
+	follow(r, f.Core().V1().Pods().Informer(), "pod", false, podState)
+	follow(r, f.Core().V1().Namespaces().Informer(), "namespace", true, func(n *corev1.Namespace) (string, string) {
+		return n.Name, string(n.Status.Phase)
+	})
+	follow(r, f.Apps().V1().Deployments().Informer(), "deployment", false, deploymentState)
+	follow(r, f.Apps().V1().Deployments().Informer(), "deployment-end", true, func(d *appsv1.Deployment) (string, string) {
+		s := d.Status
+		s.Conditions = nil
+		return d.Namespace + "/" + d.Name, fmt.Sprintf("%s revision=%s", counts(s.String()), d.Annotations["deployment.kubernetes.io/revision"])
+	})
+	follow(r, f.Apps().V1().ReplicaSets().Informer(), "replicaset-end", true, func(d *appsv1.ReplicaSet) (string, string) {
+		s := d.Status
+		return d.Namespace + "/" + owner(d) + " " + d.Spec.Template.Spec.Containers[0].Image, fmt.Sprintf("spec=%d %s revision=%s", *d.Spec.Replicas, counts(s.String()), d.Annotations["deployment.kubernetes.io/revision"])
+	})
+	follow(r, f.Apps().V1().StatefulSets().Informer(), "statefulset-end", true, func(d *appsv1.StatefulSet) (string, string) {
+		s := d.Status
+		return d.Namespace + "/" + d.Name, fmt.Sprintf("replicas=%d ready=%d current=%d updated=%d available=%d", s.Replicas, s.ReadyReplicas, s.CurrentReplicas, s.UpdatedReplicas, s.AvailableReplicas)
+	})
+	follow(r, f.Apps().V1().DaemonSets().Informer(), "daemonset-end", true, func(d *appsv1.DaemonSet) (string, string) {
+		s := d.Status
+		s.CollisionCount = nil
+		return d.Namespace + "/" + d.Name, counts(s.String())
+	})
+	follow(r, f.Batch().V1().Jobs().Informer(), "job", false, jobState)
+	follow(r, f.Policy().V1().PodDisruptionBudgets().Informer(), "budget-end", true, func(b *policyv1.PodDisruptionBudget) (string, string) {
+		s := b.Status
+		text := fmt.Sprintf("allowed=%d healthy=%d/%d of %d disrupted=%d", s.DisruptionsAllowed, s.CurrentHealthy, s.DesiredHealthy, s.ExpectedPods, len(s.DisruptedPods))
+		for _, c := range s.Conditions {
+			text += fmt.Sprintf(" %s=%s/%s", c.Type, c.Status, c.Reason)
+		}
+		return b.Namespace + "/" + b.Name, text
+	})
+}
+
+var nothing = regexp.MustCompile(`(\w+:(nil|0|\[\]),|ObservedGeneration:\d+,|CollisionCount:\S+,|Conditions:\[\][^,]*,)`)
+
+// counts is a status as its String has it, without what is nought.
+func counts(s string) string { return nothing.ReplaceAllString(s, "") }
+
+func owner(o metav1.Object) string {
+	if c := metav1.GetControllerOf(o); c != nil {
+		return random.ReplaceAllString(c.Name, "")
+	}
+	return o.GetName()
+}
+
+// random are the parts of names that are drawn or hashed: those of a ReplicaSet, those of its pods.
+var random = regexp.MustCompile(`(-[bcdfghjklmnpqrstvwxz0-9]{6,10})?(-[bcdfghjklmnpqrstvwxz2456789]{5})?$`)
+
+func nodeState(n *corev1.Node) (class, text string) {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			text = fmt.Sprintf("Ready=%s/%s/%s", c.Status, c.Reason, c.Message)
+		} else if c.Status == corev1.ConditionUnknown {
+			text += fmt.Sprintf(" %s=Unknown/%s", c.Type, c.Reason)
+		}
+	}
+	var taints []string
+	for _, t := range n.Spec.Taints {
+		taints = append(taints, strings.TrimPrefix(t.Key, "node.kubernetes.io/")+":"+string(t.Effect))
+	}
+	slices.Sort(taints)
+	return "zone " + n.Name[:1], text + " " + fmt.Sprint(taints)
+}
+
+func podState(p *corev1.Pod) (class, text string) {
+	text = string(p.Status.Phase)
+	for _, t := range []corev1.PodConditionType{corev1.PodReady, corev1.DisruptionTarget} {
+		if c := podCondition(p, t); c != nil {
+			text += fmt.Sprintf(" %s=%s", t, c.Status)
+			if c.Reason != "" || c.Message != "" {
+				text += fmt.Sprintf("/%s/%s", c.Reason, c.Message)
+			}
+		}
+	}
+	if p.Spec.NodeName != "" {
+		text += " bound"
+	}
+	if p.DeletionTimestamp != nil {
+		text += fmt.Sprintf(" deleting(%ds)", *p.DeletionGracePeriodSeconds)
+	}
+	for _, f := range p.Finalizers {
+		text += " " + f
+	}
+	zone := ""
+	if strings.HasPrefix(p.Namespace, "zones") && p.Spec.NodeName != "" {
+		zone = " in " + p.Spec.NodeName[:1]
+	}
+	return p.Namespace + "/" + owner(p) + " " + p.Spec.Containers[0].Image + zone, text
+}
+
+func deploymentState(d *appsv1.Deployment) (class, text string) {
+	var all []string
+	for _, c := range d.Status.Conditions {
+		all = append(all, fmt.Sprintf("%s=%s/%s/%s", c.Type, c.Status, c.Reason, plain(c.Message)))
+	}
+	slices.Sort(all)
+	return d.Namespace + "/" + d.Name, strings.Join(all, " ")
+}
+
+func jobState(j *batchv1.Job) (class, text string) {
+	text = fmt.Sprintf("failed=%d", j.Status.Failed)
+	for _, c := range j.Status.Conditions {
+		text += fmt.Sprintf(" %s=%s/%s/%s", c.Type, c.Status, c.Reason, plain(c.Message))
+	}
+	return j.Namespace + "/" + j.Name, text
+}
+
+var (
+	podName = regexp.MustCompile(`(-[bcdfghjklmnpqrstvwxz0-9]{6,10})?-[bcdfghjklmnpqrstvwxz2456789]{5}\b`)
+	hash    = regexp.MustCompile(`-[bcdfghjklmnpqrstvwxz2456789]{8,10}\b`)
+	uid     = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
+)
+
+// plain is a text without what is drawn by lot.
+func plain(s string) string {
+	return hash.ReplaceAllString(podName.ReplaceAllString(uid.ReplaceAllString(s, "UID"), "-POD"), "-HASH")
+}
+
+// events are the texts of all events, each once.
+func (s *stage) events() []string {
+	list, err := s.CoreV1().Events("").List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		s.t.Error(err)
+		return nil
+	}
+	var out []string
+	for _, e := range list.Items {
+		o := e.InvolvedObject
+		out = append(out, plain(fmt.Sprintf("event %s %s/%s: %s %s from %s: %s", o.Kind, o.Namespace, o.Name, e.Type, e.Reason, e.Source.Component, e.Message)))
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// classes are the lives of all objects, those of a class together.
+func (r *recording) classes() map[string][]*history {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string][]*history{}
+	for _, key := range r.order {
+		h := r.by[key]
+		out[h.class] = append(out[h.class], h)
+	}
+	for _, list := range out {
+		slices.SortStableFunc(list, func(a, b *history) int {
+			if c := strings.Compare(a.texts(), b.texts()); c != 0 {
+				return c
+			}
+			return int(a.states[len(a.states)-1].at - b.states[len(b.states)-1].at)
+		})
+	}
+	return out
+}
+
+func (h *history) texts() string {
+	var out []string
+	for _, s := range h.states {
+		out = append(out, s.text)
+	}
+	return strings.Join(out, "\n")
+}
+
+func (h *history) String() string {
+	var b strings.Builder
+	for _, s := range h.states {
+		fmt.Fprintf(&b, "\n      %-22s +%3.0fs  %s", s.step, s.at.Seconds(), s.text)
+	}
+	return b.String()
+}
+
+// slack is how far apart two times may be: a tick of each loop, and a busy machine.
+const slack = 4 * time.Second
+
+// differences are between what ours did and what upstream's did.
+func differences(ours, theirs *stage) (out []string) {
+	a, b := ours.rec.classes(), theirs.rec.classes()
+	names := map[string]bool{}
+	for c := range a {
+		names[c] = true
+	}
+	for c := range b {
+		names[c] = true
+	}
+	for c := range names {
+		out = append(out, classDifferences(c, a[c], b[c])...)
+	}
+	ea, eb := ours.events(), theirs.events()
+	for _, e := range ea {
+		if !slices.Contains(eb, e) {
+			out = append(out, "only ours: "+e)
+		}
+	}
+	for _, e := range eb {
+		if !slices.Contains(ea, e) {
+			out = append(out, "only upstream's: "+e)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func classDifferences(class string, ours, theirs []*history) (out []string) {
+	if len(ours) != len(theirs) {
+		text := fmt.Sprintf("%s: ours had %d, upstream's %d", class, len(ours), len(theirs))
+		for _, h := range ours {
+			text += "\n    ours" + h.String()
+		}
+		for _, h := range theirs {
+			text += "\n    upstream's" + h.String()
+		}
+		return []string{text}
+	}
+	for i, h := range ours {
+		u := theirs[i]
+		if h.texts() != u.texts() {
+			out = append(out, fmt.Sprintf("%s:\n    ours%s\n    upstream's%s", class, h, u))
+			continue
+		}
+		for j := range h.states {
+			if d := h.states[j].at - u.states[j].at; h.states[j].step != u.states[j].step || d > slack || d < -slack {
+				out = append(out, fmt.Sprintf("%s, times:\n    ours%s\n    upstream's%s", class, h, u))
+				break
+			}
+		}
+	}
+	return out
+}
+
+// show prints a recording.
+func show(t *testing.T, s *stage) {
+	for class, list := range s.rec.classes() {
+		for _, h := range list {
+			t.Logf("%s%s", class, h)
+		}
+	}
+}
