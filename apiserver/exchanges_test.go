@@ -58,7 +58,7 @@ func readExchanges(t *testing.T) []exchange {
 	return all
 }
 
-func newServer(t *testing.T) *apiserver.Server {
+func newServer(t testing.TB) *apiserver.Server {
 	t.Helper()
 	s, err := apiserver.New(apiserver.Config{Store: memory.New(), Version: "v1.36.3+test", AllowAll: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
