@@ -34,7 +34,9 @@ type Config struct {
 	KubeletClientKey         string     // --kubelet-client-key
 	KubeletCAFile            string     // --kubelet-certificate-authority
 	KubeletAddressTypes      []string   // --kubelet-preferred-address-types
-	// KubeletDial connects to kubelets and pods; nil is an ordinary dialer. For tests.
+	ProxyClientCertificate   string     // --proxy-client-cert-file
+	ProxyClientKey           string     // --proxy-client-key-file
+	// KubeletDial connects to kubelets, pods, webhooks and aggregated servers; nil is an ordinary dialer. For tests.
 	KubeletDial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// AuditLog gets a line for every request: --audit-log-path. nil is no audit log.

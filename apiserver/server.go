@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"orrery/apiserver/admission"
+	"orrery/apiserver/aggregation"
 	"orrery/apiserver/alloc"
 	"orrery/apiserver/audit"
 	"orrery/apiserver/auth"
@@ -57,6 +58,7 @@ type Server struct {
 	bootstrap     *bootstrap.Bootstrap
 	definitions   *crd.Controller
 	webhooks      *backend.Pool
+	aggregator    *aggregation.Aggregator
 	streams       *stream.Streams
 	metrics       *health.Metrics
 	audit         *audit.Log
@@ -115,7 +117,7 @@ func (s *Server) build() error {
 		var err error
 		if plugins, err = admission.New(admission.Config{Objects: s.registry, Authorizer: s.authorizer,
 			Webhooks: webhook.New(webhook.Config{Objects: s.registry, Table: s.table, Pool: s.webhooks, Log: s.config.Log}),
-			Enable: s.config.EnableAdmission, Disable: s.config.DisableAdmission,
+			Enable:   s.config.EnableAdmission, Disable: s.config.DisableAdmission,
 			NotReadySeconds: s.config.NotReadyTolerationSeconds, UnreachableSeconds: s.config.UnreachableTolerationSeconds}); err != nil {
 			return err
 		}
@@ -127,6 +129,15 @@ func (s *Server) build() error {
 		}
 	}
 	s.definitions = crd.New(s.table, s.registry, s.config.Log)
+	others := &backend.Pool{Objects: s.registry, Dial: s.config.KubeletDial}
+	if s.config.ProxyClientCertificate != "" {
+		cert, err := tls.LoadX509KeyPair(s.config.ProxyClientCertificate, s.config.ProxyClientKey)
+		if err != nil {
+			return fmt.Errorf("client certificate for aggregated servers: %w", err)
+		}
+		others.Certificates = []tls.Certificate{cert}
+	}
+	s.aggregator = aggregation.New(s.table, s.registry, others, s.config.Log)
 	s.discovery = discovery.New(s.table, s.address())
 	s.openapi = openapi.New(s.table, minor(s.config.Version))
 	s.bootstrap = bootstrap.New(s.bootstrapConfig())
@@ -135,7 +146,7 @@ func (s *Server) build() error {
 	}
 	s.rest = rest.New(rest.Config{Table: s.table, Registry: s.registry, Admission: plugins, Hooks: s.hooks, Log: s.config.Log, Types: openapi.Types,
 		BookmarkPeriod: s.config.Times.BookmarkPeriod, MinRequestTimeout: s.config.Times.MinRequestTimeout})
-	s.handler = s.chain(s.routes())
+	s.handler = s.chain(s.aggregator.Wrap(s.routes()))
 	return nil
 }
 
@@ -201,6 +212,13 @@ func (s *Server) Run(ctx context.Context) error {
 			s.config.Log.Error("serving custom resources ended", "err", err)
 		}
 	})
+	if !s.config.Bare {
+		background.Go(func() {
+			if err := s.aggregator.Run(inner); err != nil {
+				s.config.Log.Error("aggregation ended", "err", err)
+			}
+		})
+	}
 	server := &http.Server{Handler: s.handler, ReadHeaderTimeout: 32 * time.Second,
 		ErrorLog: log.New(logWriter{s.config.Log}, "", 0)}
 	background.Go(func() {

@@ -56,6 +56,9 @@ type Kind struct {
 	// metadata.namespace. The funcs are given the hub version.
 	FieldLabels map[string]func(obj runtime.Object) string
 
+	// Remote: another server serves it; the row is for discovery alone.
+	Remote bool
+
 	// Custom is what is particular to a kind that a CustomResourceDefinition
 	// defines; nil for built-in kinds.
 	Custom *Custom

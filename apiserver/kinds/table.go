@@ -116,7 +116,29 @@ func (t *Table) Remove(gvr schema.GroupVersionResource) {
 func (t *Table) SetCustom(rows []*Kind) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.rows = append(slices.DeleteFunc(slices.Clone(t.rows), func(k *Kind) bool { return k.Custom != nil }), rows...)
+	var next, remote []*Kind
+	for _, k := range t.rows {
+		switch {
+		case k.Remote:
+			remote = append(remote, k)
+		case k.Custom == nil:
+			next = append(next, k)
+		}
+	}
+	t.rows = slices.Concat(next, rows, remote)
+	t.announce()
+}
+
+// SetRemote replaces all rows of other servers, which come last, at once.
+func (t *Table) SetRemote(rows []*Kind) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rest := slices.DeleteFunc(slices.Clone(t.rows), func(k *Kind) bool { return k.Remote })
+	same := func(a, b *Kind) bool { return a.GVR() == b.GVR() }
+	if slices.EqualFunc(rows, t.rows[len(rest):], same) {
+		return // nothing for clients to see
+	}
+	t.rows = append(rest, rows...)
 	t.announce()
 }
 

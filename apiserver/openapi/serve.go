@@ -224,6 +224,9 @@ func (h *Handler) refresh() {
 	h.changed = h.table.Changed()
 	h.docs, h.rows = map[string]*document{}, map[string][]*kinds.Kind{}
 	for _, k := range h.table.All() {
+		if k.Remote {
+			continue
+		}
 		key := keyOf(k.GV())
 		h.rows[key] = append(h.rows[key], k)
 	}

@@ -70,6 +70,9 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.KubeletCAFile, "kubelet-certificate-authority", "", "CA that kubelets' certificates must chain to; default: they are not checked")
 	f.StringSliceVar(&c.KubeletAddressTypes, "kubelet-preferred-address-types", []string{"Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"}, "addresses of a node to try, in order")
 
+	f.StringVar(&c.ProxyClientCertificate, "proxy-client-cert-file", "", "client certificate towards aggregated API servers")
+	f.StringVar(&c.ProxyClientKey, "proxy-client-key-file", "", "its private key")
+
 	f.StringSliceVar(&c.AuthorizationModes, "authorization-mode", []string{"AlwaysAllow"}, "authorizers to ask in order: Node, RBAC, AlwaysAllow, AlwaysDeny")
 	f.StringSliceVar(&c.EnableAdmission, "enable-admission-plugins", nil, "admission plugins to add to the default ones")
 	f.StringSliceVar(&c.DisableAdmission, "disable-admission-plugins", nil, "admission plugins to leave out")
@@ -82,8 +85,6 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.IntVarP(&o.verbosity, "v", "v", 0, "log verbosity; 4 and more shows debug lines")
 	// Taken for the sake of manifests that set them; there is nothing to choose here.
 	f.Bool("allow-privileged", true, "privileged containers are always allowed")
-	f.String("proxy-client-cert-file", "", "certificate towards aggregated API servers")
-	f.String("proxy-client-key-file", "", "its private key")
 	f.String("feature-gates", "", "accepted and ignored")
 	f.String("audit-policy-file", "", "accepted and ignored: all requests are logged at level Metadata")
 }
