@@ -11,6 +11,7 @@
 package memory
 
 import (
+	"container/heap"
 	"context"
 	"slices"
 	"sort"
@@ -37,7 +38,10 @@ type Store struct {
 	closed   bool
 
 	expires map[string]time.Time
-	timer   *time.Timer
+	// due has every expiry, the earliest first; one that expires no longer agrees
+	// with is passed over.
+	due   expiries
+	timer *time.Timer
 }
 
 var _ store.Store = (*Store)(nil)
@@ -136,8 +140,12 @@ func (s *Store) write(key string, value []byte, ttl time.Duration) {
 	}
 	delete(s.expires, key)
 	if ttl > 0 {
-		s.expires[key] = time.Now().Add(ttl)
-		s.schedule()
+		at := time.Now().Add(ttl)
+		s.expires[key] = at
+		heap.Push(&s.due, expiry{key, at})
+		if s.due[0].key == key {
+			s.schedule()
+		}
 	}
 	s.broadcast()
 }
@@ -149,17 +157,11 @@ func (s *Store) broadcast() {
 
 // schedule sets the one timer to the earliest expiry.
 func (s *Store) schedule() {
-	var next time.Time
-	for _, t := range s.expires {
-		if next.IsZero() || t.Before(next) {
-			next = t
-		}
-	}
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	if !next.IsZero() && !s.closed {
-		s.timer = time.AfterFunc(time.Until(next), s.expire)
+	if len(s.due) > 0 && !s.closed {
+		s.timer = time.AfterFunc(time.Until(s.due[0].at), s.expire)
 	}
 }
 
@@ -169,13 +171,32 @@ func (s *Store) expire() {
 	if s.closed {
 		return
 	}
-	now := time.Now()
-	for key, t := range s.expires {
-		if !t.After(now) {
-			s.write(key, nil, 0)
+	for now := time.Now(); len(s.due) > 0 && !s.due[0].at.After(now); {
+		e := heap.Pop(&s.due).(expiry)
+		if at, ok := s.expires[e.key]; ok && at.Equal(e.at) {
+			s.write(e.key, nil, 0)
 		}
 	}
 	s.schedule()
+}
+
+// expiry is when a key ends by itself.
+type expiry struct {
+	key string
+	at  time.Time
+}
+
+// expiries is a heap.Interface.
+type expiries []expiry
+
+func (e expiries) Len() int           { return len(e) }
+func (e expiries) Less(i, j int) bool { return e[i].at.Before(e[j].at) }
+func (e expiries) Swap(i, j int)      { e[i], e[j] = e[j], e[i] }
+func (e *expiries) Push(x any)        { *e = append(*e, x.(expiry)) }
+func (e *expiries) Pop() any {
+	last := (*e)[len(*e)-1]
+	*e = (*e)[:len(*e)-1]
+	return last
 }
 
 // List implements store.Store.
