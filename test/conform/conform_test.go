@@ -395,7 +395,8 @@ func TestErrorsAreWhatClientsAskFor(t *testing.T) {
 	cm.ResourceVersion = "1"
 	_, conflict := api.Update(ctx, cm, metav1.UpdateOptions{})
 	_, invalid := api.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "No_Name"}}, metav1.CreateOptions{})
-	_, future := api.List(ctx, metav1.ListOptions{ResourceVersion: "99999999"})
+	// The server waits for three seconds and says "again in one"; the client would, ten times.
+	future := set.CoreV1().RESTClient().Get().Namespace("default").Resource("configmaps").Param("resourceVersion", "99999999").MaxRetries(0).Do(ctx).Error()
 	for name, ok := range map[string]bool{
 		"IsAlreadyExists": apierrors.IsAlreadyExists(exists), "IsNotFound": apierrors.IsNotFound(missing), "IsConflict": apierrors.IsConflict(conflict),
 		"IsInvalid": apierrors.IsInvalid(invalid), "IsTimeout": apierrors.IsTimeout(future),
