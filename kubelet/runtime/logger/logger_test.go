@@ -67,6 +67,12 @@ func start(t *testing.T, ctx context.Context) (cfg Config, stdout, stderr *io.Pi
 func TestAnAttachedClientSeesPiecesAtOnceAndTheLogWholeLines(t *testing.T) {
 	cfg, stdout, stderr, wait := start(t, t.Context())
 	io.WriteString(stdout, "before\n")
+	for { // until the logger has read it: what comes later is for the client too
+		if log, _ := os.ReadFile(cfg.LogPath); strings.Contains(string(log), "before") {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
 	view, err := Attach(t.Context(), cfg.Socket)
 	if err != nil {
 		t.Fatal(err)
