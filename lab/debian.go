@@ -12,9 +12,8 @@ import (
 
 const (
 	// debianImage is pulled where a registry answers, localDebian made where none does.
-	debianImage  = "debian:trixie-slim"
-	localDebian  = "orrery/debian:trixie-slim"
-	debianMirror = "http://deb.debian.org/debian"
+	debianImage = "debian:trixie-slim"
+	localDebian = "orrery/debian:trixie-slim"
 	// pullTimeout bounds the wait for a registry.
 	pullTimeout = 90 * time.Second
 )
@@ -43,14 +42,14 @@ func (c *Cluster) ensureDebian(ctx context.Context) (string, error) {
 	return localDebian, c.bootstrapDebian(ctx)
 }
 
-// bootstrapDebian makes localDebian from Debian's packages.
+// bootstrapDebian makes localDebian from the packages of debootstrap's own mirror.
 func (c *Cluster) bootstrapDebian(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "orrery-debian-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	out, err := exec.CommandContext(ctx, "debootstrap", "--variant=minbase", "trixie", dir, debianMirror).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "debootstrap", "--variant=minbase", "trixie", dir).CombinedOutput()
 	if err != nil {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 		return fmt.Errorf("debootstrap: %w: %s", err, lines[len(lines)-1])
