@@ -87,10 +87,11 @@ func measure(t *testing.T, side peers.Side) map[string]float64 {
 	out["GETs/s, 16 clients"] = l.gets(16, 5000).perSecond()
 	out["LIST as JSON"] = median(l.lists("application/json", 7))
 	out["LIST as protobuf"] = median(l.lists("application/vnd.kubernetes.protobuf", 7))
-	out["watch p99, 50 watchers"] = percentile(l.fanOut(50, 60), 0.99)
-	out["watch p99, 1000 watchers"] = percentile(l.fanOut(1000, 30), 0.99)
+	out["watch p99, 50 watchers"] = percentile(l.fanOut(50, 200), 0.99)
+	out["watch p99, 1000 watchers"] = percentile(l.fanOut(1000, 50), 0.99)
 	// At the end, when the encodings that lists and watches have left behind count.
 	out["RSS per 1000 pods"] = (mebibytes(t, server) - idle) * 1000 / float64(*pods)
+	l.profile(side+"-end.heap", "heap")()
 	server.Stop()
 	return out
 }

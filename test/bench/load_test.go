@@ -212,7 +212,7 @@ func (l *load) fanOut(watchers, n int) []float64 {
 	listening.Wait()
 	h := l.connection()
 	defer h.CloseIdleConnections()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for i := range n {
 		<-tick.C
