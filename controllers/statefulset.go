@@ -203,14 +203,15 @@ func (c *statefulSets) delete(ctx context.Context, set *appsv1.StatefulSet, p *c
 
 // tell writes the event of a verb and its outcome.
 func (c *statefulSets) tell(set *appsv1.StatefulSet, verb, pod, claim string, err error) {
-	what, name := "Pod "+pod, strings.ToUpper(verb[:1])+verb[1:]
+	name := strings.ToUpper(verb[:1]) + verb[1:]
+	what, done, failed := "Pod "+pod, "successful", "Pod "+pod
 	if claim != "" {
-		what = fmt.Sprintf("Claim %s Pod %s", claim, pod)
+		what, done, failed = fmt.Sprintf("Claim %s Pod %s", claim, pod), "success", fmt.Sprintf("Claim %s for Pod %s", claim, pod)
 	}
 	if err == nil {
-		c.recorder.Eventf(set, normal, "Successful"+name, "%s %s in StatefulSet %s successful", verb, what, set.Name)
+		c.recorder.Eventf(set, normal, "Successful"+name, "%s %s in StatefulSet %s %s", name, what, set.Name, done)
 	} else {
-		c.recorder.Eventf(set, warning, "Failed"+name, "%s %s in StatefulSet %s failed error: %s", verb, what, set.Name, err)
+		c.recorder.Eventf(set, warning, "Failed"+name, "%s %s in StatefulSet %s failed error: %s", name, failed, set.Name, err)
 	}
 }
 

@@ -41,7 +41,7 @@ type stage struct {
 
 	mu   sync.Mutex
 	dead map[string]bool
-	seen map[string]time.Time // pod, by UID, and when its kubelet first saw it
+	seen map[string]time.Time // by the UID of a pod: when its kubelet first saw it; by "end " and the UID: when it was to end
 }
 
 // set builds a stage with nodes in zones: the letter of a name is its zone.
@@ -74,7 +74,6 @@ func set(t *testing.T, side peers.Side, nodes ...string) *stage {
 		_, err := s.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
 		return err
 	})
-	s.rec.step("begin")
 	return s
 }
 
@@ -264,8 +263,12 @@ func wanted(p *corev1.Pod, node string) bool {
 	return true
 }
 
-// startsWithin is how long a pod of the stage takes from its kubelet to Ready.
-const startsWithin = 300 * time.Millisecond
+// startsWithin is how long a pod of the stage takes from its kubelet to Ready,
+// endsWithin from its deletion to its end.
+const (
+	startsWithin = 300 * time.Millisecond
+	endsWithin   = 600 * time.Millisecond
+)
 
 // playKubelets says of every pod on a node that lives what its image's name asks
 // for: "bad" never gets ready, "fails" ends with 1, "done" ends well.
@@ -275,6 +278,12 @@ func (s *stage) playKubelets() {
 			continue
 		}
 		if p.DeletionTimestamp != nil {
+			if _, ok := s.seen["end "+string(p.UID)]; !ok {
+				s.seen["end "+string(p.UID)] = time.Now()
+			}
+			if time.Since(s.seen["end "+string(p.UID)]) < endsWithin {
+				continue
+			}
 			_ = s.CoreV1().Pods(p.Namespace).Delete(s.ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64), Preconditions: &metav1.Preconditions{UID: &p.UID}})
 			continue
 		}
