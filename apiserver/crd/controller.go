@@ -135,7 +135,7 @@ func (c *Controller) sync(ctx context.Context) (again bool, err error) {
 			unsettled = append(unsettled, crd.Name)
 		}
 	}
-	errs = append(errs, c.serve(all)...)
+	errs = append(errs, c.serve(ctx, all)...)
 	for _, name := range unsettled { // not before it is true
 		errs = append(errs, c.writeStatus(ctx, name, func(now *definition) { settle(now, all) }))
 	}
@@ -150,7 +150,7 @@ func (c *Controller) sync(ctx context.Context) (again bool, err error) {
 }
 
 // serve brings the table up to date. Rows of unchanged definitions stay the same ones.
-func (c *Controller) serve(all []*definition) []error {
+func (c *Controller) serve(ctx context.Context, all []*definition) []error {
 	var errs []error
 	next := map[string]*served{}
 	for _, crd := range all {
@@ -161,7 +161,7 @@ func (c *Controller) serve(all []*definition) []error {
 			next[crd.Name] = old
 			continue
 		}
-		rows, hub, err := rowsOf(crd)
+		rows, hub, err := rowsOf(context.WithoutCancel(ctx), crd)
 		if err != nil {
 			errs = append(errs, err)
 			continue

@@ -2,6 +2,7 @@ package crd
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,14 +23,14 @@ var verbs = []string{"delete", "deletecollection", "get", "list", "patch", "crea
 
 // rowsOf makes the rows of a definition: one for each version that is served,
 // the best first. hub is the row of the stored version; it is not among them
-// when that version is not served.
-func rowsOf(crd *apiextensionsv1.CustomResourceDefinition) (rows []*kinds.Kind, hub *kinds.Kind, err error) {
+// when that version is not served. ctx is what CEL rules run with.
+func rowsOf(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) (rows []*kinds.Kind, hub *kinds.Kind, err error) {
 	versions := slices.Clone(crd.Spec.Versions)
 	slices.SortFunc(versions, func(a, b apiextensionsv1.CustomResourceDefinitionVersion) int {
 		return version.CompareKubeAwareVersionStrings(b.Name, a.Name)
 	})
 	for i := range versions {
-		row, err := rowOf(crd, &versions[i])
+		row, err := rowOf(ctx, crd, &versions[i])
 		if err != nil {
 			return nil, nil, fmt.Errorf("version %s: %w", versions[i].Name, err)
 		}
@@ -49,7 +50,7 @@ func rowsOf(crd *apiextensionsv1.CustomResourceDefinition) (rows []*kinds.Kind, 
 }
 
 // rowOf makes the row of one version.
-func rowOf(crd *apiextensionsv1.CustomResourceDefinition, v *apiextensionsv1.CustomResourceDefinitionVersion) (*kinds.Kind, error) {
+func rowOf(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, v *apiextensionsv1.CustomResourceDefinitionVersion) (*kinds.Kind, error) {
 	r, err := newRules(v)
 	if err != nil {
 		return nil, err
@@ -70,10 +71,12 @@ func rowOf(crd *apiextensionsv1.CustomResourceDefinition, v *apiextensionsv1.Cus
 	k.Custom = &kinds.Custom{ListKind: names.ListKind, Schema: openAPI(r.structural, gvk), Prune: r.prune}
 	k.Strategy = kinds.Strategy{
 		Generation: true, RequireResourceVersion: true, UpdateAlone: true,
-		Default:  func(obj runtime.Object) { r.fill(obj.(*unstructured.Unstructured)) },
-		Validate: func(obj runtime.Object) field.ErrorList { return r.validate(obj.(*unstructured.Unstructured), nil) },
+		Default: func(obj runtime.Object) { r.fill(obj.(*unstructured.Unstructured)) },
+		Validate: func(obj runtime.Object) field.ErrorList {
+			return r.validate(ctx, obj.(*unstructured.Unstructured), nil)
+		},
 		ValidateUpdate: func(obj, old runtime.Object) field.ErrorList {
-			return r.validate(obj.(*unstructured.Unstructured), old.(*unstructured.Unstructured))
+			return r.validate(ctx, obj.(*unstructured.Unstructured), old.(*unstructured.Unstructured))
 		},
 	}
 	k.Columns, k.Cells = table(v.AdditionalPrinterColumns)

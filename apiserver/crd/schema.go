@@ -98,7 +98,7 @@ func (r *rules) fill(u *unstructured.Unstructured) {
 }
 
 // validate checks a new object, or with old a changed one.
-func (r *rules) validate(u, old *unstructured.Unstructured) field.ErrorList {
+func (r *rules) validate(ctx context.Context, u, old *unstructured.Unstructured) field.ErrorList {
 	errs := validation.ValidateCustomResource(nil, u.Object, r.values)
 	errs = append(errs, r.validateScale(u)...)
 	errs = append(errs, objectmeta.Validate(nil, u.Object, r.structural, false)...)
@@ -115,8 +115,7 @@ func (r *rules) validate(u, old *unstructured.Unstructured) field.ErrorList {
 	if old != nil {
 		before = old.Object
 	}
-	// The budget bounds the rules; there is no request to end with.
-	broken, _ := r.cel.Validate(context.TODO(), nil, r.structural, u.Object, before, costPerObject)
+	broken, _ := r.cel.Validate(ctx, nil, r.structural, u.Object, before, costPerObject)
 	return append(errs, broken...)
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -20,8 +21,20 @@ func wire(k *kinds.Kind) {
 	k.Default = func(obj runtime.Object) { apiextensionsv1.SetObjectDefaults_CustomResourceDefinition(as(obj)) }
 	k.PrepareForCreate = func(_ context.Context, obj runtime.Object) { noteStored(as(obj)) }
 	k.PrepareForUpdate = func(_ context.Context, obj, _ runtime.Object) { noteStored(as(obj)) }
-	k.Validate = func(obj runtime.Object) field.ErrorList { return validate(as(obj)) }
-	k.ValidateUpdate = func(obj, old runtime.Object) field.ErrorList { return validateUpdate(as(obj), as(old)) }
+	// Not in Validate: CEL rules are compiled, and that wants a context.
+	k.Begin = func(ctx context.Context, obj, old runtime.Object, _ bool) (func(bool), error) {
+		if as(obj).DeletionTimestamp != nil {
+			return nil, nil // whatever it is, it may go
+		}
+		errs := validate(ctx, as(obj))
+		if old != nil {
+			errs = append(errs, validateUpdate(as(obj), as(old))...)
+		}
+		if len(errs) > 0 {
+			return nil, apierrors.NewInvalid(k.GK(), as(obj).Name, errs)
+		}
+		return nil, nil
+	}
 	if status := k.Sub("status"); status != nil {
 		status.ValidateUpdate = func(obj, _ runtime.Object) field.ErrorList { return validateStored(as(obj)) }
 	}

@@ -22,7 +22,7 @@ type definition = apiextensionsv1.CustomResourceDefinition
 //
 // Upstream: staging/src/k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation/validation.go, ValidateCustomResourceDefinition.
 // Left out: limits on the cost of CEL rules, formats of conversion webhooks.
-func validate(crd *definition) field.ErrorList {
+func validate(ctx context.Context, crd *definition) field.ErrorList {
 	var errs field.ErrorList
 	if crd.Name != crd.Spec.Names.Plural+"."+crd.Spec.Group {
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), crd.Name, `must be spec.names.plural+"."+spec.group`))
@@ -42,7 +42,7 @@ func validate(crd *definition) field.ErrorList {
 	} else if !slices.Contains(scopes, scope) {
 		errs = append(errs, field.NotSupported(at.Child("scope"), scope, scopes))
 	}
-	errs = append(errs, validateVersions(crd, at.Child("versions"))...)
+	errs = append(errs, validateVersions(ctx, crd, at.Child("versions"))...)
 	errs = append(errs, validateNames(&crd.Spec.Names, at.Child("names"))...)
 	if crd.Spec.PreserveUnknownFields {
 		errs = append(errs, field.Invalid(at.Child("preserveUnknownFields"), true, "must be false"))
@@ -51,7 +51,7 @@ func validate(crd *definition) field.ErrorList {
 	return append(errs, validateApproval(crd)...)
 }
 
-func validateVersions(crd *definition, at *field.Path) field.ErrorList {
+func validateVersions(ctx context.Context, crd *definition, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i := range crd.Spec.Versions {
 		if v := &crd.Spec.Versions[i]; v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
@@ -69,7 +69,7 @@ func validateVersions(crd *definition, at *field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(at.Child("name"), v.Name, strings.Join(bad, ",")))
 		}
 		if v.Schema != nil && v.Schema.OpenAPIV3Schema != nil {
-			errs = append(errs, validateSchema(v, at.Child("schema", "openAPIV3Schema"))...)
+			errs = append(errs, validateSchema(ctx, v, at.Child("schema", "openAPIV3Schema"))...)
 		}
 		if v.Subresources != nil && v.Subresources.Scale != nil {
 			errs = append(errs, validateScalePaths(v.Subresources.Scale, at.Child("subresources"))...)
@@ -88,7 +88,7 @@ func validateVersions(crd *definition, at *field.Path) field.ErrorList {
 }
 
 // validateSchema checks that a schema is structural, that its defaults fit it, and that its rules compile.
-func validateSchema(v *apiextensionsv1.CustomResourceDefinitionVersion, at *field.Path) field.ErrorList {
+func validateSchema(ctx context.Context, v *apiextensionsv1.CustomResourceDefinitionVersion, at *field.Path) field.ErrorList {
 	props, err := internalSchema(v)
 	if err != nil {
 		return field.ErrorList{field.Invalid(at, "", err.Error())}
@@ -100,14 +100,14 @@ func validateSchema(v *apiextensionsv1.CustomResourceDefinitionVersion, at *fiel
 	if errs := schema.ValidateStructural(at, s); len(errs) > 0 {
 		return errs
 	}
-	errs, err := defaulting.ValidateDefaults(context.TODO(), at, s, true, true)
+	errs, err := defaulting.ValidateDefaults(ctx, at, s, true, true)
 	switch {
 	case err != nil:
 		return field.ErrorList{field.Invalid(at, "", err.Error())}
 	case len(errs) > 0:
 		return errs
 	}
-	if errs = compile(s, true, at); len(errs) > 0 {
+	if errs = compile(ctx, s, true, at); len(errs) > 0 {
 		return errs
 	}
 	if _, err := newRules(v); err != nil {
@@ -118,7 +118,7 @@ func validateSchema(v *apiextensionsv1.CustomResourceDefinitionVersion, at *fiel
 
 // compile finds the CEL rules that do not compile. A validator says so when it
 // is asked about a value, so it is asked about an empty one.
-func compile(s *schema.Structural, root bool, at *field.Path) field.ErrorList {
+func compile(ctx context.Context, s *schema.Structural, root bool, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if len(s.XValidations) > 0 {
 		alone := *s
@@ -128,7 +128,7 @@ func compile(s *schema.Structural, root bool, at *field.Path) field.ErrorList {
 		empty := map[string]any{"object": map[string]any{}, "array": []any{}, "string": "", "integer": int64(0), "number": 0.0, "boolean": false}[s.Type]
 		for i, rule := range s.XValidations {
 			alone.XValidations = s.XValidations[i : i+1]
-			found, _ := cel.NewValidator(&alone, root, costPerCall).Validate(context.TODO(), at, &alone, empty, empty, costPerObject)
+			found, _ := cel.NewValidator(&alone, root, costPerCall).Validate(ctx, at, &alone, empty, empty, costPerObject)
 			for _, e := range found {
 				if text, ok := strings.CutPrefix(e.Detail, "rule compile error: "); ok {
 					errs = append(errs, field.Invalid(at.Child("x-kubernetes-validations").Index(i).Child("rule"), rule.Rule, text))
@@ -137,13 +137,13 @@ func compile(s *schema.Structural, root bool, at *field.Path) field.ErrorList {
 		}
 	}
 	for name, p := range s.Properties {
-		errs = append(errs, compile(&p, false, at.Child("properties").Key(name))...)
+		errs = append(errs, compile(ctx, &p, false, at.Child("properties").Key(name))...)
 	}
 	if s.Items != nil {
-		errs = append(errs, compile(s.Items, false, at.Child("items"))...)
+		errs = append(errs, compile(ctx, s.Items, false, at.Child("items"))...)
 	}
 	if s.AdditionalProperties != nil && s.AdditionalProperties.Structural != nil {
-		errs = append(errs, compile(s.AdditionalProperties.Structural, false, at.Child("additionalProperties"))...)
+		errs = append(errs, compile(ctx, s.AdditionalProperties.Structural, false, at.Child("additionalProperties"))...)
 	}
 	return errs
 }
