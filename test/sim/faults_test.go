@@ -32,7 +32,7 @@ var evictions atomic.Int64
 // the cluster to its promises all the while and after the last fault.
 //
 //	SEEDS=200 go test ./test/sim -run TestRandomFaults        more of them
-//	go test ./test/sim -run TestRandomFaults/seed=17 -v       one of them again
+//	go test ./test/sim -run TestRandomFaults/all/seed=17 -v       one of them again
 //
 // A seed fixes the cluster and the schedule of what is done to it. The jitter of
 // the components and the turns of goroutines are not its to fix.
