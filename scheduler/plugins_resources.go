@@ -76,10 +76,8 @@ func (resourcesFit) Helps(ev ClusterEvent, pod *corev1.Pod) bool {
 		want, _ := podRequest(pod)
 		reasons, _ := insufficient(want, (&NodeInfo{}).withNode(ev.Node))
 		return len(reasons) == 0
-	case ev.PodGone != nil:
-		return true
 	}
-	return ev.PodChanged != nil
+	return ev.PodGone != nil // a pod that comes to a node makes no room
 }
 
 // balancedAllocation prefers nodes on which cpu and memory would be used to

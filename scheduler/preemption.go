@@ -24,12 +24,10 @@ import (
 // bound or gone.
 type nominator struct {
 	mu sync.Mutex
-	by map[types.UID]nomination
-}
-
-type nomination struct {
-	info *PodInfo
-	node string
+	// node is where each pod, by UID, was nominated to; on has the same by node,
+	// because filters ask about many nodes and few have any. Guarded by mu.
+	node map[types.UID]string
+	on   map[string]map[types.UID]*PodInfo
 }
 
 // set follows the pod's status.
@@ -38,20 +36,44 @@ func (n *nominator) set(pod *corev1.Pod) { n.nominate(pod, pod.Status.NominatedN
 func (n *nominator) nominate(pod *corev1.Pod, node string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.by == nil {
-		n.by = map[types.UID]nomination{}
-	}
+	n.drop(pod.UID)
 	if node == "" {
-		delete(n.by, pod.UID)
 		return
 	}
-	n.by[pod.UID] = nomination{newPodInfo(pod), node}
+	if n.node == nil {
+		n.node, n.on = map[types.UID]string{}, map[string]map[types.UID]*PodInfo{}
+	}
+	if n.on[node] == nil {
+		n.on[node] = map[types.UID]*PodInfo{}
+	}
+	n.node[pod.UID], n.on[node][pod.UID] = node, newPodInfo(pod)
 }
 
 func (n *nominator) remove(uid types.UID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.by, uid)
+	n.drop(uid)
+}
+
+// drop forgets a nomination; the caller holds mu.
+func (n *nominator) drop(uid types.UID) {
+	if node, ok := n.node[uid]; ok {
+		delete(n.node, uid)
+		if delete(n.on[node], uid); len(n.on[node]) == 0 {
+			delete(n.on, node)
+		}
+	}
+}
+
+// of is the node that a pod was nominated to, "" for none: what its status says,
+// or will say when the write has come back.
+func (n *nominator) of(pod *corev1.Pod) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if node, ok := n.node[pod.UID]; ok {
+		return node
+	}
+	return pod.Status.NominatedNodeName
 }
 
 // addTo is the node with the other pods counted in that were nominated to it and
@@ -59,9 +81,9 @@ func (n *nominator) remove(uid types.UID) {
 func (n *nominator) addTo(node *NodeInfo, pod *corev1.Pod) *NodeInfo {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for uid, nom := range n.by {
-		if nom.node == node.Name() && uid != pod.UID && corev1helpers.PodPriority(nom.info.Pod) >= corev1helpers.PodPriority(pod) {
-			node = node.withPod(nom.info)
+	for uid, info := range n.on[node.Name()] {
+		if uid != pod.UID && corev1helpers.PodPriority(info.Pod) >= corev1helpers.PodPriority(pod) {
+			node = node.withPod(info)
 		}
 	}
 	return node
@@ -124,8 +146,9 @@ func (s *Scheduler) preempt(ctx context.Context, c *Cycle, fit *fitError) (nomin
 // awaitsVictims says whether an earlier preemption for this pod is still at
 // work: its victims are terminating.
 func (s *Scheduler) awaitsVictims(c *Cycle) bool {
+	nominee := s.nominated.of(c.Pod)
 	for _, n := range c.Snapshot.Nodes {
-		if n.Name() != c.Pod.Status.NominatedNodeName {
+		if n.Name() != nominee {
 			continue
 		}
 		for _, p := range n.Pods {

@@ -19,7 +19,7 @@ import (
 // Upstream: staging/src/k8s.io/kube-scheduler/framework/types.go, ClusterEvent.
 type ClusterEvent struct {
 	Node       *corev1.Node // added, or changed in what scheduling looks at
-	PodGone    *corev1.Pod  // a pod left its node
+	PodGone    *corev1.Pod  // a pod left its node, or may have become smaller
 	PodChanged *corev1.Pod  // a pod came to a node, or its labels changed
 	Storage    bool         // a claim, a volume or a storage class changed
 }

@@ -183,7 +183,7 @@ func (s *Scheduler) choose(c *Cycle) (string, *fitError) {
 // feasible finds nodes that pass all filters: all of them in a small cluster,
 // enough of them in a large one. A nominated node is asked first and suffices.
 func (s *Scheduler) feasible(c *Cycle, fit *fitError) []*NodeInfo {
-	if name := c.Pod.Status.NominatedNodeName; name != "" {
+	if name := s.nominated.of(c.Pod); name != "" {
 		for _, n := range c.Snapshot.Nodes {
 			if n.Name() == name && s.filter(c, n).OK() {
 				return []*NodeInfo{n}

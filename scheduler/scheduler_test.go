@@ -300,6 +300,10 @@ func TestQueueHelpsOnlyWhomItMay(t *testing.T) {
 		if len(q.active) != 0 {
 			t.Error("a node that is too small had the pod tried again")
 		}
+		q.Happened(ClusterEvent{PodChanged: pod("other", "1", on("n1"))})
+		if len(q.active) != 0 {
+			t.Error("a pod that came to a node had the pod tried again")
+		}
 		q.Happened(ClusterEvent{Node: node("large", "8")})
 		if len(q.active) != 1 {
 			t.Error("a large node did not have the pod tried again")

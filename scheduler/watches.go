@@ -68,6 +68,11 @@ func (s *Scheduler) podUpdated(old, pod *corev1.Pod) {
 		if !matters {
 			return // the kubelet's news of its containers
 		}
+		if old.Generation != pod.Generation { // it may have been resized, and what it gave up is free
+			s.podChanged(pod)
+			s.queue.Happened(ClusterEvent{PodGone: old})
+			return
+		}
 	}
 	s.podChanged(pod)
 }
