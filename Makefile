@@ -13,7 +13,7 @@ GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVe
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools upstream image test test-unit race simulate e2e reliability bench-apiserver lint loc clean help
+.PHONY: up down build tools upstream image test test-unit race simulate e2e reliability compare-controllers bench-scheduler bench-apiserver lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -80,6 +80,13 @@ e2e: build tools ## run the tests on Docker nodes, beside any cluster that is up
 
 reliability: ## kill the API server 200 times, follow 100,000 writes through restarts (about ten minutes)
 	@go test ./test/reliability -count 1 -timeout 30m -v -kills 200 -writes 100000 -restarts 20
+
+compare-controllers: build upstream ## our controllers beside upstream's through the same scripts; the differences (about five minutes)
+	@go test ./test/compare -count 1 -timeout 15m -v -compare -whole
+
+SIZES ?= 100,1000
+bench-scheduler: build upstream ## our scheduler beside upstream's on SIZES nodes: a table of pods a second (about half an hour)
+	@go test ./test/schedbench -count 1 -timeout 90m -v -nodes $(SIZES) -rounds 3
 
 bench-apiserver: build upstream ## our API server beside upstream's: one client program, in turns, a table
 	@go test ./test/bench -count 1 -timeout 30m -v -run TestBesideUpstream -rounds 3
