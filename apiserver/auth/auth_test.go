@@ -93,6 +93,23 @@ func TestACertificateNamesUserAndGroups(t *testing.T) {
 	}
 }
 
+// That a chain was good a moment ago is no reason to believe it after its end.
+func TestACertificateIsGoodUntilItExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newAuthority(t)
+		x, req := &auth.X509{Roots: ca.pool()}, ca.request(t, "alice")
+		for _, step := range []struct {
+			wait time.Duration
+			good bool
+		}{{0, true}, {30 * time.Second, true}, {59*time.Minute + 15*time.Second, true}, {30 * time.Second, false}} {
+			time.Sleep(step.wait)
+			if _, ok, err := x.Authenticate(req); ok != step.good || (err == nil) != step.good {
+				t.Errorf("after another %v: %v %v", step.wait, ok, err)
+			}
+		}
+	})
+}
+
 func TestAFrontProxySpeaksForOthers(t *testing.T) {
 	ca := newAuthority(t)
 	proxy := auth.RequestHeader{Roots: ca.pool(), AllowedNames: []string{"front-proxy-client"},
