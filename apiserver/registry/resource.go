@@ -249,10 +249,10 @@ func (r *Resource) readError(ctx context.Context, err error, asked int64) error 
 	if !errors.Is(err, errTooFarAhead) {
 		return r.storeError(err, "")
 	}
-	c := r.cache(ctx)
-	c.mu.RLock()
-	at := c.rev
-	c.mu.RUnlock()
+	at, err := r.registry.store.Revision(ctx)
+	if err != nil {
+		return r.storeError(err, "")
+	}
 	e := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", asked, at), 1)
 	e.ErrStatus.Details.Causes = []metav1.StatusCause{{
 		Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
