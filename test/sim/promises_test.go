@@ -160,8 +160,10 @@ func (c *chaos) imageOf(name string) (n int) {
 	return n
 }
 
-// rollOutUnderWay replaces all pods while the controllers are disturbed, but no
-// pod is: then at least replicas - maxUnavailable pods must be ready throughout.
+// rollOutUnderWay replaces all pods while the controllers restart, but nothing
+// happens to a pod: then at least replicas - maxUnavailable pods must be ready
+// throughout. (Were the controllers' view delayed, they might count a pod twice:
+// a Deployment believes the counts in the statuses of its ReplicaSets, here as upstream.)
 func (c *chaos) rollOutUnderWay() {
 	c.t.Helper()
 	c.most, c.slow = c.desired, c.at()
@@ -170,9 +172,6 @@ func (c *chaos) rollOutUnderWay() {
 		[]byte(fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"app","image":"demo/app:%d"}]}}}}`, c.image)))
 	c.must(err)
 	c.tell("the last rollout")
-	manager := c.sim.Link(sim.ControllerManager)
-	manager.Delay(func() time.Duration { return time.Duration(c.rng.IntN(600)) * time.Millisecond })
-	defer manager.Delay(nil)
 	restart := c.at() + time.Duration(c.rng.IntN(4000))*time.Millisecond
 	for end := c.at() + 5*time.Minute; ; {
 		c.pass(200 * time.Millisecond)

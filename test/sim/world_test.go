@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,8 +32,8 @@ type world struct {
 	api   *client.Client
 	began time.Time
 
-	nodes *client.Informer[*corev1.Node]
-	pods  *client.Informer[*corev1.Pod]
+	nodes *eyes[*corev1.Node]
+	pods  *eyes[*corev1.Pod]
 }
 
 func TestMain(m *testing.M) {
@@ -62,18 +63,16 @@ func inCluster(t *testing.T, nodes int, f func(w *world)) {
 		if err := s.AwaitReady(ctx); err != nil {
 			t.Fatal(err)
 		}
-		w.nodes = client.NewInformer(client.For[*corev1.Node](w.api), "", metav1.ListOptions{})
-		w.pods = client.NewInformer(client.For[*corev1.Pod](w.api), "", metav1.ListOptions{})
-		watched := make(chan struct{}, 2)
-		go func() { _ = w.nodes.Run(ctx); watched <- struct{}{} }()
-		go func() { _ = w.pods.Run(ctx); watched <- struct{}{} }()
+		w.nodes, w.pods = newEyes[*corev1.Node](w.api), newEyes[*corev1.Pod](w.api)
+		var watching sync.WaitGroup
+		watching.Go(func() { w.nodes.run(ctx) })
+		watching.Go(func() { w.pods.run(ctx) })
 		defer func() {
 			cancel()
-			<-watched
-			<-watched
+			watching.Wait()
 		}()
-		<-w.nodes.Synced()
-		<-w.pods.Synced()
+		<-w.nodes.synced
+		<-w.pods.synced
 		f(w)
 	})
 }
