@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 const etcdctl = `etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt --cert /etc/kubernetes/pki/etcd/healthcheck-client.crt --key /etc/kubernetes/pki/etcd/healthcheck-client.key `
@@ -32,6 +34,13 @@ func TestWatchEtcdWhileScaling(t *testing.T) {
 	must(t, contains(kubectl(t, "scale", "--replicas=3", "deployment/hello-world"), "deployment.apps/hello-world scaled"))
 	kubectl(t, "rollout", "status", "deployment/hello-world", "--timeout=60s")
 	must(t, contains(kubectl(t, "scale", "--replicas=2", "deployment/hello-world"), "scaled"))
+	eventually(t, time.Minute, func() error { // the third is gone for good
+		names, err := jsonPath("{.items[*].metadata.name}", "pods", "-l", "app=hello")
+		if err == nil && len(strings.Fields(names)) != 2 {
+			err = fmt.Errorf("pods %s", names)
+		}
+		return err
+	})
 	events := inNode(t, head, "cat /tmp/watch.json")
 	must(t, contains(events, `"Events":[`, `"create_revision"`, `"mod_revision"`))
 	if n := strings.Count(events, `"Header"`); n < 3 {
