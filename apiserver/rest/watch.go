@@ -166,6 +166,9 @@ func (s *stream) run(ctx context.Context, out frames) {
 			return
 		}
 	}
+	if len(s.initial) > 0 && out.flush() != nil {
+		return
+	}
 	s.initial = nil
 	if o := s.options; o.SendInitialEvents != nil && *o.SendInitialEvents && o.AllowWatchBookmarks {
 		if s.bookmark(out, true) != nil {
