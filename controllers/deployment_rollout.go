@@ -175,6 +175,9 @@ func rollingDown(d *appsv1.Deployment, next *appsv1.ReplicaSet, old []*appsv1.Re
 	size := map[*appsv1.ReplicaSet]int32{}
 	for _, rs := range old {
 		size[rs] = wanted(rs)
+		if wanted(rs) > 0 && available(rs) > wanted(rs) {
+			return nil // its status is of before it shrank: these pods must not be counted again
+		}
 		unhealthy := min(budget, max(0, wanted(rs)-available(rs)))
 		size[rs], budget = size[rs]-unhealthy, budget-unhealthy
 	}

@@ -79,6 +79,7 @@ func TestRollingUpdateArithmetic(t *testing.T) {
 		{"an unavailable new pod frees none", rolling(3, "25%", "25%"), rs("new", 1, 0, 0), []*appsv1.ReplicaSet{rs("old", 3, 3, 9)}, "", "", 1, 0},
 		{"broken old pods go first, from the oldest", rolling(4, "25%", "25%"), rs("new", 1, 0, 0), []*appsv1.ReplicaSet{rs("a", 2, 0, 9), rs("b", 2, 2, 5)}, "", "a=1", 1, 1},
 		{"the new set is too large", rolling(2, "25%", "25%"), rs("new", 5, 5, 0), nil, "new=2", "", 1, 0},
+		{"an old status is waited for", rolling(6, "2", "0"), rs("new", 3, 2, 0), []*appsv1.ReplicaSet{rs("old", 5, 6, 9)}, "", "", 2, 0},
 		{"done", rolling(2, "25%", "25%"), rs("new", 2, 2, 0), []*appsv1.ReplicaSet{rs("old", 0, 0, 9)}, "", "", 1, 0},
 	} {
 		s, u := fenceposts(c.d)
