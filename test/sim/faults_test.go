@@ -132,6 +132,8 @@ func (c *chaos) run() {
 			c.t.Fatalf("the cluster has not converged within a quarter of an hour")
 		}
 	}
+	c.pass(time.Minute) // the last container that exited has been seen by its kubelet
+	c.until("all is well at last", 10*time.Minute, c.well)
 	c.rollOutUnderWay()
 	c.pass(10 * time.Second)
 	c.noOrphans()

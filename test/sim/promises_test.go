@@ -85,6 +85,9 @@ func (c *chaos) evictionsAreDue() {
 	}
 	for _, p := range c.pods.List() {
 		at, dead := c.tainted[p.Spec.NodeName]
+		if !dead && byTaint(p) {
+			c.evicted[p.UID] = true // and within the same second its node came back
+		}
 		if !dead || c.evicted[p.UID] {
 			continue
 		}
