@@ -109,3 +109,17 @@ func On[T Object](c *Controller) Handler[T] {
 func HandlerFunc[T Object](f func(T)) Handler[T] {
 	return Handler[T]{Add: f, Update: func(_, obj T) { f(obj) }, Delete: f}
 }
+
+// Sleep waits for d, or until the context ends, and says whether it waited.
+//
+// Upstream: k8s.io/apimachinery/pkg/util/wait, whose loops do this between turns.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -188,7 +188,7 @@ func (r *Recorder) write(ctx context.Context, ev corev1.Event) {
 			slog.Debug("event refused", "component", r.component, "reason", ev.Reason, "err", err)
 			return // trying again would not help: a namespace that ends, a bad object
 		}
-		if !wait(ctx, eventRetry) {
+		if !Sleep(ctx, eventRetry) {
 			return
 		}
 	}

@@ -162,22 +162,10 @@ func (inf *Informer[T]) Run(ctx context.Context) error {
 		if time.Since(began) > timing.ReflectorBackOffReset {
 			backoff = timing.ReflectorBackOffInitial
 		}
-		wait(ctx, backoff+time.Duration(rand.Float64()*float64(backoff)))
+		Sleep(ctx, backoff+time.Duration(rand.Float64()*float64(backoff)))
 		backoff = min(2*backoff, timing.ReflectorBackOffMax)
 	}
 	return nil
-}
-
-// wait sleeps for d or until the context ends, and says whether it slept.
-func wait(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 // listAndWatch lists, replaces the cache, and watches for as long as watches

@@ -51,7 +51,7 @@ func (e *LeaderElector) Lead(ctx context.Context, run func(ctx context.Context) 
 	e.defaults()
 	slog.Info("attempting to acquire leader lease", "key", JoinKey(e.Namespace, e.Name))
 	for !e.try(ctx) {
-		if !wait(ctx, jitter(e.RetryPeriod)) {
+		if !Sleep(ctx, jitter(e.RetryPeriod)) {
 			return nil
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"orrery/client"
 	"orrery/kubelet/server"
 )
 
@@ -36,7 +37,7 @@ func (k *Kubelet) cleanUp(ctx context.Context) {
 		}
 	}
 	collected := time.Now()
-	for sleep(ctx, housekeeping) {
+	for client.Sleep(ctx, housekeeping) {
 		k.killOrphans(ctx)
 		for _, mirror := range k.pods.orphanMirrors() {
 			if err := k.deleteMirror(ctx, mirror); err != nil {

@@ -211,7 +211,7 @@ func (k *Kubelet) watchRuntime(ctx context.Context) {
 		if k.runtimeState.problems(true) != nil {
 			wait = 500 * time.Millisecond // so that a node that starts is Ready at once
 		}
-		if !sleep(ctx, wait) {
+		if !client.Sleep(ctx, wait) {
 			return
 		}
 	}

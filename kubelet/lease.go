@@ -38,7 +38,7 @@ func (k *Kubelet) heartbeat(ctx context.Context) {
 		default:
 			k.log.Info("Lease not renewed, will try again", "node", k.cfg.NodeName, "err", err)
 		}
-		if !sleep(ctx, pause) {
+		if !client.Sleep(ctx, pause) {
 			return
 		}
 	}

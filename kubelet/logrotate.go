@@ -13,6 +13,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"orrery/client"
 )
 
 // rotateLogs keeps the logs of running containers small: a log that has grown
@@ -28,7 +30,7 @@ func (k *Kubelet) rotateLogs(ctx context.Context) {
 		k.log.Error("Logs are not rotated", "err", fmt.Errorf("containerLogMaxSize %q: %w", s.ContainerLogMaxSize, err))
 		return
 	}
-	for sleep(ctx, s.ContainerLogMonitorInterval.Duration) {
+	for client.Sleep(ctx, s.ContainerLogMonitorInterval.Duration) {
 		list, err := k.cri.ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{
 			State: &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING}}})
 		if err != nil {

@@ -35,7 +35,7 @@ func (k *Kubelet) register(ctx context.Context) bool {
 				return true
 			}
 		}
-		if !sleep(ctx, wait) {
+		if !client.Sleep(ctx, wait) {
 			return false
 		}
 		wait = min(2*wait, 7*time.Second)
@@ -135,7 +135,7 @@ func (k *Kubelet) reportNode(ctx context.Context) {
 		if !ready {
 			pause = 100 * time.Millisecond
 		}
-		if !sleep(ctx, pause) {
+		if !client.Sleep(ctx, pause) {
 			return
 		}
 	}

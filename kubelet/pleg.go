@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"orrery/client"
 	"orrery/client/timing"
 )
 
@@ -39,7 +40,7 @@ func (k *Kubelet) watchPods(ctx context.Context) {
 		} else if ctx.Err() == nil {
 			k.log.Debug("Containers cannot be listed", "err", err)
 		}
-		if !sleep(ctx, timing.PLEGRelistPeriod) {
+		if !client.Sleep(ctx, timing.PLEGRelistPeriod) {
 			return
 		}
 	}
@@ -88,7 +89,7 @@ func (k *Kubelet) watchEvents(ctx context.Context) {
 				k.workers.changed(asUID(uid))
 			}
 		}
-		if grpcstatus.Code(err) == codes.Unimplemented || !sleep(ctx, 5*time.Second) {
+		if grpcstatus.Code(err) == codes.Unimplemented || !client.Sleep(ctx, 5*time.Second) {
 			return
 		}
 	}

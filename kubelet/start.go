@@ -15,6 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"orrery/client"
 )
 
 // Reasons of containers that wait, as kubectl shows them.
@@ -239,7 +241,7 @@ func (k *Kubelet) runHook(ctx context.Context, pod *corev1.Pod, c *corev1.Contai
 	case hook.HTTPGet != nil:
 		return k.probes.HTTPHook(ctx, hook.HTTPGet, c, k.status.get(pod).PodIP)
 	case hook.Sleep != nil:
-		if !sleep(ctx, time.Duration(hook.Sleep.Seconds)*time.Second) {
+		if !client.Sleep(ctx, time.Duration(hook.Sleep.Seconds)*time.Second) {
 			return ctx.Err()
 		}
 	}

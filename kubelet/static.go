@@ -37,7 +37,7 @@ func (k *Kubelet) watchFiles(ctx context.Context) {
 			k.pods.setStatic(pods)
 		}
 		k.filesRead.Do(func() { close(k.filesSynced) })
-		if !sleep(ctx, time.Second) {
+		if !client.Sleep(ctx, time.Second) {
 			return
 		}
 	}

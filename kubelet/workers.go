@@ -279,18 +279,6 @@ func jitter(d time.Duration) time.Duration {
 	return d + time.Duration(rand.Float64()*0.5*float64(d))
 }
 
-// sleep waits for d or until the context ends, and says whether it waited.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}
-
 func closed(c <-chan struct{}) bool {
 	select {
 	case <-c:

@@ -164,7 +164,7 @@ func (p *Proxy) loop(ctx context.Context) error {
 		}
 		select {
 		case <-p.changed:
-			if !wait(ctx, time.Until(began.Add(p.cfg.MinSyncPeriod))) {
+			if !client.Sleep(ctx, time.Until(began.Add(p.cfg.MinSyncPeriod))) {
 				return nil
 			}
 			jumps = false
@@ -173,17 +173,6 @@ func (p *Proxy) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

@@ -116,7 +116,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		return nil
 	}
 	for {
-		if !m.renew && !sleep(ctx, m.untilRenewal()) {
+		if !m.renew && !client.Sleep(ctx, m.untilRenewal()) {
 			return nil
 		}
 		m.renew = false
@@ -151,7 +151,7 @@ func (m *Manager) insist(ctx context.Context, as client.Config) bool {
 			return false
 		}
 		m.log.Info("Client certificate not issued yet", "node", m.opts.NodeName, "err", err)
-		if !sleep(ctx, wait) {
+		if !client.Sleep(ctx, wait) {
 			return false
 		}
 		wait = min(2*wait, time.Minute)
@@ -234,7 +234,7 @@ func change(ctx context.Context, requests *client.Resource[*certificatesv1.Certi
 			return ev.Object, nil
 		}
 	}
-	if !sleep(ctx, time.Second) {
+	if !client.Sleep(ctx, time.Second) {
 		return nil, ctx.Err()
 	}
 	return requests.Get(ctx, "", csr.Name)
@@ -338,15 +338,4 @@ func Serving(dir, certFile, keyFile, nodeName, ip string) (tls.Certificate, erro
 		return tls.Certificate{}, err
 	}
 	return tls.X509KeyPair(certPEM, keyPEM)
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
