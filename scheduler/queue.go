@@ -34,6 +34,9 @@ type queued struct {
 	// after an error.
 	turnedAwayBy map[string]bool
 	index        int // in the active heap
+	// writing has a token while an attempt writes its verdict to the pod: what the
+	// next one writes must come after it.
+	writing chan struct{}
 }
 
 // backOff is how long the pod waits after its last failure: 1 s doubling to 10 s.
@@ -86,7 +89,7 @@ func (q *Queue) Add(pod *corev1.Pod) {
 		q.update(p, pod)
 		return
 	}
-	q.enqueue(&queued{pod: pod})
+	q.enqueue(&queued{pod: pod, writing: make(chan struct{}, 1)})
 }
 
 // enqueue makes a pod active unless it is gated; the caller holds mu.

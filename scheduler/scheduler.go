@@ -251,6 +251,7 @@ func best(scores []NodeScore) string {
 func (s *Scheduler) bind(ctx context.Context, p *queued, c *Cycle, node string, why *working) {
 	st := s.framework.prepareBinding(ctx, c, node)
 	if st.OK() {
+		p.writing <- struct{}{}
 		if why != nil {
 			s.explain(ctx, p.pod, why, node)
 		}
@@ -261,6 +262,7 @@ func (s *Scheduler) bind(ctx context.Context, p *queued, c *Cycle, node string, 
 		if err := client.For[*corev1.Pod](s.cfg.Client).Post(ctx, p.pod.Namespace, p.pod.Name, "binding", binding, nil); err != nil {
 			st = failed(fmt.Errorf("binding rejected: %w", err))
 		}
+		<-p.writing
 	}
 	if !st.OK() {
 		s.framework.unreserve(c, node)
@@ -349,9 +351,12 @@ func (s *Scheduler) reject(ctx context.Context, p *queued, c *Cycle, fit *fitErr
 	if !fit.internal() {
 		nominee, fit.post = s.preempt(ctx, c, fit)
 	}
+	pod := p.pod
+	p.writing <- struct{}{} // before the queue may hand it out again
 	s.queue.Failed(p, fit.plugins())
-	if _, ok := s.pods.Get(p.pod.Namespace, p.pod.Name); !ok {
-		s.queue.Delete(p.pod.UID) // it went while it was being tried
+	if _, ok := s.pods.Get(pod.Namespace, pod.Name); !ok {
+		<-p.writing
+		s.queue.Delete(pod.UID) // it went while it was being tried
 		return
 	}
 	reason := corev1.PodReasonUnschedulable
@@ -359,11 +364,12 @@ func (s *Scheduler) reject(ctx context.Context, p *queued, c *Cycle, fit *fitErr
 		reason = corev1.PodReasonSchedulerError
 	}
 	message := fit.Error()
-	s.cfg.Recorder.Event(p.pod, corev1.EventTypeWarning, "FailedScheduling", message)
+	s.cfg.Recorder.Event(pod, corev1.EventTypeWarning, "FailedScheduling", message)
 	s.wg.Go(func() {
+		defer func() { <-p.writing }()
 		if why != nil {
-			s.explain(ctx, p.pod, why, "")
+			s.explain(ctx, pod, why, "")
 		}
-		s.writeCondition(ctx, p.pod, reason, message, nominee)
+		s.writeCondition(ctx, pod, reason, message, nominee)
 	})
 }
