@@ -61,11 +61,14 @@ bin/upstream/.built: $(wildcard test/upstream/go.* test/upstream/*/*.go)
 image: build tools ## build the node image
 	@bin/orrery node-image
 
-test: test-unit e2e ## run every test and say how many passed, failed and were skipped
-
 # -json is the only output that tells a skipped test's reason; test/tally prints the rest as usual.
+UNIT = -timeout 20m
+NODES_TESTS = -timeout 25m -count 1 -p 1 ./lab ./test/e2e
+test: build tools ## run every test
+	@ORRERY_E2E=1 go run ./test/tally -- $(UNIT) $$(go list ./... | grep -v -e '/lab$$' -e '/test/e2e$$') -- $(NODES_TESTS)
+
 test-unit: ## run the tests that need no Docker
-	@go run ./test/tally -- -timeout 20m ./...
+	@go run ./test/tally -- $(UNIT) ./...
 
 race: ## run the tests that need no Docker under the race detector (needs a C compiler)
 	@CGO_ENABLED=1 go run ./test/tally -- -race -timeout 30m ./...
@@ -76,7 +79,7 @@ simulate: ## run SEEDS random schedules of faults on whole clusters in fake time
 	@SEEDS=$(or $(SEED),$(SEEDS)) go test -count 1 -timeout 120m ./test/sim -run 'TestRandomFaults$(if $(SEED),/all/seed=$(SEED)$$)'
 
 e2e: build tools ## run the tests on Docker nodes, beside any cluster that is up
-	@ORRERY_E2E=1 go run ./test/tally -- -timeout 25m -count 1 -p 1 ./lab ./test/e2e
+	@ORRERY_E2E=1 go run ./test/tally -- $(NODES_TESTS)
 
 reliability: ## kill the API server 200 times, follow 100,000 writes through restarts (about ten minutes)
 	@go test ./test/reliability -count 1 -timeout 30m -v -kills 200 -writes 100000 -restarts 20

@@ -1,8 +1,10 @@
 // Command tally runs `go test` and ends with how many tests passed, failed and were skipped, and why they were.
 //
-//	go run ./test/tally -- -timeout 10m ./...
+//	go run ./test/tally -- -timeout 10m ./... -- -p 1 ./test/e2e
 //
-// A test that fails is printed with all it said; one that passes is only counted. The exit code is go test's.
+// Each "--" begins a run of its own; they are counted together, and a failure in one does not keep the next from
+// running. A test that fails is printed with all it said; one that passes is only counted. The exit code is 1 if any
+// run failed.
 package main
 
 import (
@@ -11,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -30,7 +33,39 @@ type event struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	args := slices.DeleteFunc(os.Args[1:], func(a string) bool { return a == "--" })
+	var sum report
+	failed := false
+	for args := range runs(os.Args[1:]) {
+		if err := run(ctx, args, &sum); err != nil {
+			fmt.Fprintln(os.Stderr, "tally: go test", strings.Join(args, " ")+":", err)
+			failed = true
+		}
+	}
+	sum.print(os.Stdout)
+	if failed {
+		os.Exit(1)
+	}
+}
+
+// runs are the arguments between one "--" and the next.
+func runs(args []string) iter.Seq[[]string] {
+	return func(yield func([]string) bool) {
+		for len(args) > 0 {
+			args = args[1:] // the "--"
+			end := slices.Index(args, "--")
+			if end < 0 {
+				end = len(args)
+			}
+			if !yield(args[:end]) {
+				return
+			}
+			args = args[end:]
+		}
+	}
+}
+
+// run is one go test.
+func run(ctx context.Context, args []string, sum *report) error {
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -38,20 +73,21 @@ func main() {
 		err = cmd.Start()
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "tally:", err)
-		os.Exit(1)
+		return err
 	}
-	count(out, os.Stdout)
-	if err := cmd.Wait(); err != nil {
-		os.Exit(1)
-	}
+	sum.count(out, os.Stdout)
+	return cmd.Wait()
 }
 
-// count reads the events and writes the report.
-func count(in io.Reader, out io.Writer) {
+// report is what the tests of all runs came to.
+type report struct {
+	passed, failed int
+	skipped        []string // with the reason
+}
+
+// count reads a run's events, and tells of packages that end and of tests that fail.
+func (r *report) count(in io.Reader, out io.Writer) {
 	said := map[string][]string{} // of a test, or of a package outside its tests
-	var passed, failed int
-	var skipped []string
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 1<<24)
 	for lines.Scan() {
@@ -69,24 +105,27 @@ func count(in io.Reader, out io.Writer) {
 			if e.Test == "" {
 				fmt.Fprintf(out, "ok    %s %.1fs\n", e.Package, e.Elapsed)
 			} else {
-				passed++
+				r.passed++
 			}
 		case "fail", "build-fail":
 			if e.Test != "" {
-				failed++
+				r.failed++
 			}
 			fmt.Fprintf(out, "FAIL  %s\n%s", strings.TrimSpace(key), strings.Join(said[key], ""))
 		case "skip":
 			if e.Test != "" {
-				skipped = append(skipped, strings.TrimSpace(key)+": "+reason(said[key]))
+				r.skipped = append(r.skipped, strings.TrimSpace(key)+": "+reason(said[key]))
 			}
 		default:
 			continue
 		}
 		delete(said, key)
 	}
-	fmt.Fprintf(out, "\n%d passed, %d failed, %d skipped\n", passed, failed, len(skipped))
-	for _, s := range skipped {
+}
+
+func (r *report) print(out io.Writer) {
+	fmt.Fprintf(out, "\n%d passed, %d failed, %d skipped\n", r.passed, r.failed, len(r.skipped))
+	for _, s := range r.skipped {
 		fmt.Fprintln(out, "  skipped", s)
 	}
 }

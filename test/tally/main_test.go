@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -18,7 +19,9 @@ func TestReportCountsAndGivesReasons(t *testing.T) {
 not json
 `
 	var out bytes.Buffer
-	count(strings.NewReader(in), &out)
+	var r report
+	r.count(strings.NewReader(in), &out)
+	r.print(&out)
 	want := `FAIL  p TestC
     c_test.go:9: got 1, want 2
 ok    q 1.2s
@@ -29,5 +32,15 @@ not json
 `
 	if out.String() != want {
 		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+func TestRunsAreSeparatedByDashes(t *testing.T) {
+	var got []string
+	for args := range runs([]string{"--", "-v", "./a", "--", "-p", "1", "./b"}) {
+		got = append(got, strings.Join(args, " "))
+	}
+	if want := []string{"-v ./a", "-p 1 ./b"}; !slices.Equal(got, want) {
+		t.Errorf("runs are %q, not %q", got, want)
 	}
 }
