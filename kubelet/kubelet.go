@@ -16,7 +16,6 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"orrery/client"
-	"orrery/client/timing"
 	"orrery/kubelet/probes"
 	"orrery/kubelet/volumes"
 )
@@ -76,10 +75,9 @@ func New(cfg Config) (*Kubelet, error) {
 	k := &Kubelet{
 		cfg: cfg, log: slog.With("component", "kubelet"), cri: cfg.Runtime, images: cfg.Images, api: cfg.Client,
 		objects: newObjects(cfg.Client), reasons: newReasons(), runtimeState: newRuntimeState(),
-		crashes:     newBackOff(timing.CrashLoopInitial, timing.CrashLoopMax, timing.CrashLoopReset),
-		pulls:       newBackOff(timing.ImagePullInitial, timing.ImagePullMax, 2*timing.ImagePullMax),
 		filesSynced: make(chan struct{}), pulling: make(chan struct{}, 1), pullErrors: map[string]failedPull{},
 	}
+	k.crashes, k.pulls = cfg.newBackOffs()
 	k.cgroups = &cgroups{root: "/sys/fs/cgroup", base: filepath.Join(cfg.Settings.CgroupRoot, "kubepods"), driver: cfg.Settings.CgroupDriver,
 		perQOS: *cfg.Settings.CgroupsPerQOS, off: cfg.NoCgroups || !*cfg.Settings.CgroupsPerQOS, quota: *cfg.Settings.CPUCFSQuota}
 	k.workers = &workers{k: k, byUID: map[types.UID]*worker{}}
@@ -90,7 +88,7 @@ func New(cfg Config) (*Kubelet, error) {
 	version := strings.SplitN(strings.TrimPrefix(cfg.Version, "v")+"..", ".", 3)
 	k.probes = &probes.Manager{
 		Prober: probes.Prober{Exec: k.execProbe, UserAgent: "kube-probe/" + version[0] + "." + version[1]},
-		Ask:    cfg.Probe, Changed: k.workers.changed,
+		Ask:    cfg.Probe, Changed: k.workers.changed, TimeScale: cfg.TimeScale,
 		Event: func(pod *corev1.Pod, container, message string) {
 			k.containerEvent(pod, container, corev1.EventTypeWarning, "Unhealthy", message)
 		},

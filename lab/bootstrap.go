@@ -11,6 +11,7 @@ import (
 	"text/template"
 	"time"
 
+	"orrery/client/timing"
 	"orrery/deploy/images"
 )
 
@@ -58,14 +59,35 @@ apiServer:
   certSANs:
   - 127.0.0.1
   - localhost
+{{- with .Scaled}}
+  extraArgs:
+  - name: default-not-ready-toleration-seconds
+    value: "{{.NotReady}}"
+  - name: default-unreachable-toleration-seconds
+    value: "{{.Unreachable}}"
+controllerManager:
+  extraArgs:
+  - name: time-scale
+    value: "{{.Scale}}"
+scheduler:
+  extraArgs:
+  - name: time-scale
+    value: "{{.Scale}}"
+{{- end}}
 `))
 
 // writeConfig writes config.yaml into the home of the control-plane node's user, where the manifests are already.
 func (c *Cluster) writeConfig(ctx context.Context, head Node) error {
-	var config bytes.Buffer
-	if err := kubeadmConfig.Execute(&config, map[string]any{
+	values := map[string]any{
 		"IP": head.IP, "Port": apiPort, "Name": head.Name, "Version": images.Tag, "Repository": images.Repository,
-	}); err != nil {
+	}
+	if head.TimeScale != 0 {
+		notReady, unreachable := timing.NotReadyToleration, timing.UnreachableToleration
+		timing.Scale(head.TimeScale, &notReady, &unreachable)
+		values["Scaled"] = map[string]any{"Scale": head.TimeScale, "NotReady": int(notReady.Seconds()), "Unreachable": int(unreachable.Seconds())}
+	}
+	var config bytes.Buffer
+	if err := kubeadmConfig.Execute(&config, values); err != nil {
 		return err
 	}
 	return c.Docker.Feed(ctx, &config, "exec", "--interactive", "--user", "docker", head.Name, "sh", "-c", "cat >/home/docker/config.yaml")

@@ -21,6 +21,7 @@ const (
 	labelIP      = "orrery.ip"      // on containers: the node's address
 	labelRole    = "orrery.role"    // on containers: one of the roles below
 	labelPort    = "orrery.port"    // on the control plane: the port of the API server on the user's machine
+	labelScale   = "orrery.scale"   // on containers: how many times as fast the cluster's clockwork goes, if not once
 )
 
 const (
@@ -52,6 +53,8 @@ type Node struct {
 	Running bool
 	// Port is where the API server is found on the user's machine's loopback; 0 for a worker.
 	Port int
+	// TimeScale speeds up what the node's kubelet and control plane do by the clock; 0 is true time.
+	TimeScale float64
 }
 
 // IsControlPlane says whether the node is the one that runs the control plane.
@@ -68,7 +71,7 @@ func (c *Cluster) NodeName(i int) string {
 // Nodes lists the cluster's nodes in the order of their names: the control plane first.
 func (c *Cluster) Nodes(ctx context.Context) ([]Node, error) {
 	format := "{{.Names}}\t{{.State}}"
-	for _, label := range []string{labelIP, labelRole, labelPort} {
+	for _, label := range []string{labelIP, labelRole, labelPort, labelScale} {
 		format += fmt.Sprintf("\t{{.Label %q}}", label)
 	}
 	lines, err := c.Docker.Lines(ctx, "ps", "--all", "--filter", "label="+labelProfile+"="+c.Name, "--format", format)
@@ -77,13 +80,14 @@ func (c *Cluster) Nodes(ctx context.Context) ([]Node, error) {
 	}
 	var nodes []Node
 	for _, line := range lines {
-		f := strings.Split(line+"\t", "\t")
+		f := strings.Split(line+"\t\t", "\t")
 		ip, err := netip.ParseAddr(f[2])
 		if err != nil {
 			return nil, fmt.Errorf("container %s has the label %s but no address in %s", f[0], labelProfile, labelIP)
 		}
 		port, _ := strconv.Atoi(f[4])
-		nodes = append(nodes, Node{Name: f[0], Running: f[1] == "running", IP: ip, Role: f[3], Port: port})
+		scale, _ := strconv.ParseFloat(f[5], 64)
+		nodes = append(nodes, Node{Name: f[0], Running: f[1] == "running", IP: ip, Role: f[3], Port: port, TimeScale: scale})
 	}
 	slices.SortFunc(nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 	return nodes, nil

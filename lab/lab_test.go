@@ -51,6 +51,11 @@ func TestDryRunPrintsEveryCommand(t *testing.T) {
 		"start-3": {do: func(ctx context.Context, c *Cluster) error {
 			return c.Start(ctx, StartOptions{Nodes: 3, Port: 26443})
 		}},
+		"start-scaled": {do: func(ctx context.Context, c *Cluster) error {
+			return c.Start(ctx, StartOptions{Nodes: 2, Port: 26443, TimeScale: 10})
+		}},
+		"node-add-scaled": {nodes: "lab\trunning\t172.30.7.2\tcontrol-plane\t26443\t10", networks: "net",
+			do: func(ctx context.Context, c *Cluster) error { return c.AddNode(ctx) }},
 		"start-no-kubernetes": {do: func(ctx context.Context, c *Cluster) error {
 			return c.Start(ctx, StartOptions{Nodes: 2, NoKubernetes: true, Port: 26443})
 		}},

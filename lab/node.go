@@ -85,6 +85,11 @@ func (c *Cluster) createNode(ctx context.Context, image string, n Node, imports 
 		"--tmpfs", "/run", "--tmpfs", "/tmp", // systemd wants them empty at boot
 		"--volume", "/var", // else containerd's overlays would stand on Docker's
 	}
+	if n.TimeScale != 0 {
+		// systemd hands the variable on to the kubelet: see its unit.
+		scale := fmt.Sprint(n.TimeScale)
+		args = append(args, "--label", labelScale+"="+scale, "--env", "KUBELET_EXTRA_ARGS=--time-scale="+scale)
+	}
 	if n.Port != 0 {
 		args = append(args, "--label", labelPort+"="+strconv.Itoa(n.Port), "--publish", fmt.Sprintf("127.0.0.1:%d:%d", n.Port, apiPort))
 	}

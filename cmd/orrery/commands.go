@@ -97,6 +97,7 @@ func startCommand(c *lab.Cluster) *cobra.Command {
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 1, "number of nodes")
 	cmd.Flags().BoolVar(&o.NoKubernetes, "no-kubernetes", false, "leave the nodes bare, for kubeadm by hand")
 	cmd.Flags().IntVar(&o.Port, "apiserver-port", 0, "port of this machine at which the API server is published (0: chosen)")
+	cmd.Flags().Float64Var(&o.TimeScale, "time-scale", 1, "let heartbeats, grace periods, evictions, back-offs and probes of a new cluster go this many times as fast")
 	container := cmd.Flags().String("container-runtime", "containerd", "container runtime; containerd is the only one")
 	driver := cmd.Flags().String("driver", "docker", "what the nodes are; docker is the only one")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"orrery/client/timing"
 )
 
 // Kind is which of the three probes of a container is meant; its text begins the
@@ -39,6 +41,8 @@ type Manager struct {
 	Ask func(ctx context.Context, t Target) (ok bool, output string, err error)
 	// Changed is called when a result has changed.
 	Changed func(uid types.UID)
+	// TimeScale divides periods and initial delays, for drills in class; 0 counts as 1.
+	TimeScale float64
 	// Event tells of a failed probe.
 	Event func(pod *corev1.Pod, container, message string)
 	Prober
@@ -75,6 +79,16 @@ func (m *Manager) Start(ctx context.Context) {
 	if m.Ask == nil {
 		m.Ask = m.Prober.Ask
 	}
+	if m.TimeScale == 0 {
+		m.TimeScale = 1
+	}
+}
+
+// seconds are those of a probe's spec, by this kubelet's clockwork.
+func (m *Manager) seconds(n int32) time.Duration {
+	d := time.Duration(n) * time.Second
+	timing.Scale(m.TimeScale, &d)
+	return d
 }
 
 // Wait returns when all workers have ended.
@@ -227,7 +241,7 @@ type worker struct {
 }
 
 func (w *worker) run(ctx context.Context) {
-	period := time.Duration(max(1, w.probe.PeriodSeconds)) * time.Second
+	period := w.m.seconds(max(1, w.probe.PeriodSeconds))
 	if time.Since(w.m.began) < period { // the kubelet has just started: not all probes at once
 		t := time.NewTimer(time.Duration(rand.Float64() * float64(period)))
 		defer t.Stop()
@@ -272,7 +286,7 @@ func (w *worker) ask(ctx context.Context) bool {
 	if st.State.Running == nil {
 		return st.State.Terminated == nil || snap.pod.Spec.RestartPolicy != corev1.RestartPolicyNever
 	}
-	if time.Since(st.State.Running.StartedAt.Time) < time.Duration(w.probe.InitialDelaySeconds)*time.Second {
+	if time.Since(st.State.Running.StartedAt.Time) < w.m.seconds(w.probe.InitialDelaySeconds) {
 		return true
 	}
 	started := w.container.StartupProbe == nil || hasStartup && startup.ok && startup.containerID == w.containerID ||

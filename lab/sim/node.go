@@ -16,11 +16,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"orrery/client"
-	"orrery/client/timing"
 	"orrery/kubelet"
 	"orrery/kubelet/probes"
 	"orrery/kubelet/server"
@@ -64,19 +62,13 @@ func (n *Node) podCIDR(ctx context.Context) (netip.Prefix, error) {
 func (n *Node) settings() (cfg kubelet.Config) {
 	dir := filepath.Join(n.sim.cfg.Dir, "nodes", n.Name)
 	cfg = kubelet.Config{NodeName: n.Name, NodeIP: n.ip, RootDir: dir, Version: n.sim.cfg.Version, Runtime: n.Runtime, Images: n.Runtime,
-		NoCgroups: true, NoTmpfs: true, Probe: func(context.Context, probes.Target) (bool, string, error) { return true, "", nil },
+		TimeScale: n.sim.cfg.TimeScale, NoCgroups: true, NoTmpfs: true, Probe: func(context.Context, probes.Target) (bool, string, error) { return true, "", nil },
 		Machine: kubelet.Machine{CPUs: 4, Memory: 8 << 30, Disk: 100 << 30, HugePages: map[string]int64{},
 			Info: corev1.NodeSystemInfo{MachineID: n.Name, SystemUUID: n.Name, BootID: n.Name, OperatingSystem: "linux", Architecture: runtime.GOARCH,
 				OSImage: "Orrery, simulated", KernelVersion: "none"}}}
 	s := &cfg.Settings
 	s.PodLogsDir, s.ResolverConfig = filepath.Join(dir, "logs"), new("")
 	s.ClusterDNS = []string{"10.96.0.10"}
-	s.SyncFrequency = metav1.Duration{Duration: timing.PodSyncFrequency}
-	s.NodeStatusUpdateFrequency = metav1.Duration{Duration: timing.NodeStatusUpdateFrequency}
-	s.NodeStatusReportFrequency = metav1.Duration{Duration: timing.NodeStatusReportFrequency}
-	lease := timing.NodeLeaseDuration
-	timing.Scale(n.sim.cfg.TimeScale, &s.NodeStatusUpdateFrequency.Duration, &s.NodeStatusReportFrequency.Duration, &lease)
-	s.NodeLeaseDurationSeconds = max(1, int32(lease/time.Second))
 	if n.control {
 		s.RegisterWithTaints = []corev1.Taint{{Key: "node-role.kubernetes.io/control-plane", Effect: corev1.TaintEffectNoSchedule}}
 	}
