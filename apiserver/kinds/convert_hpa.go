@@ -16,6 +16,7 @@ import (
 // Upstream: pkg/apis/autoscaling/annotations.go.
 const (
 	hpaMetrics    = "autoscaling.alpha.kubernetes.io/metrics"
+	hpaCurrent    = "autoscaling.alpha.kubernetes.io/current-metrics"
 	hpaBehavior   = "autoscaling.alpha.kubernetes.io/behavior"
 	hpaConditions = "autoscaling.alpha.kubernetes.io/conditions"
 )
@@ -46,15 +47,19 @@ func hpaToV2(in runtime.Object) (runtime.Object, error) {
 		out.Status.CurrentMetrics = []autoscalingv2.MetricStatus{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricStatus{
 			Name: corev1.ResourceCPU, Current: autoscalingv2.MetricValueStatus{AverageUtilization: p}}}}
 	}
-	var more []autoscalingv2.MetricSpec
-	for key, into := range map[string]any{hpaMetrics: &more, hpaBehavior: &out.Spec.Behavior, hpaConditions: &out.Status.Conditions} {
+	var more []autoscalingv1.MetricSpec
+	var current []autoscalingv1.MetricStatus
+	for key, into := range map[string]any{hpaMetrics: &more, hpaCurrent: &current, hpaBehavior: &out.Spec.Behavior, hpaConditions: &out.Status.Conditions} {
 		if text, ok := out.Annotations[key]; ok {
 			if err := json.Unmarshal([]byte(text), into); err == nil {
 				delete(out.Annotations, key) // what cannot be read stays where it is
 			}
 		}
 	}
-	out.Spec.Metrics = append(out.Spec.Metrics, more...)
+	out.Spec.Metrics = append(each(more, metricToV2), out.Spec.Metrics...)
+	if current != nil { // tells more than the one field
+		out.Status.CurrentMetrics = each(current, metricStatusToV2)
+	}
 	return out, nil
 }
 
@@ -66,7 +71,7 @@ func cpuMetric(percent int32) autoscalingv2.MetricSpec {
 // hpaToV1 shows an autoscaler in version 1.
 //
 // Upstream: pkg/apis/autoscaling/v1/conversion.go, Convert_autoscaling_HorizontalPodAutoscaler_To_v1_HorizontalPodAutoscaler.
-// Left out: other metrics are in the annotation in the form of version 2, not 1; current metrics other than processor use are not shown.
+// Left out: the behavior's field names begin with small letters; both servers read either.
 func hpaToV1(in runtime.Object) (runtime.Object, error) {
 	hpa, ok := in.(*autoscalingv2.HorizontalPodAutoscaler)
 	if !ok {
@@ -83,13 +88,13 @@ func hpaToV1(in runtime.Object) (runtime.Object, error) {
 			CurrentReplicas: hpa.Status.CurrentReplicas, DesiredReplicas: hpa.Status.DesiredReplicas,
 		},
 	}
-	var more []autoscalingv2.MetricSpec
+	var more []autoscalingv1.MetricSpec
 	for _, m := range hpa.Spec.Metrics {
 		if r := m.Resource; r != nil && r.Name == corev1.ResourceCPU && r.Target.AverageUtilization != nil && out.Spec.TargetCPUUtilizationPercentage == nil {
 			out.Spec.TargetCPUUtilizationPercentage = r.Target.AverageUtilization
 			continue
 		}
-		more = append(more, m)
+		more = append(more, metricToV1(m))
 	}
 	for _, m := range hpa.Status.CurrentMetrics {
 		if r := m.Resource; r != nil && r.Name == corev1.ResourceCPU {
@@ -99,6 +104,9 @@ func hpaToV1(in runtime.Object) (runtime.Object, error) {
 	notes := map[string]any{}
 	if len(more) > 0 {
 		notes[hpaMetrics] = more
+	}
+	if len(hpa.Status.CurrentMetrics) > 0 { // the use of the processor too, for its value
+		notes[hpaCurrent] = each(hpa.Status.CurrentMetrics, metricStatusToV1)
 	}
 	if hpa.Spec.Behavior != nil {
 		notes[hpaBehavior] = hpa.Spec.Behavior

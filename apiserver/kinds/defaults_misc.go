@@ -73,10 +73,11 @@ func defaultNode(n *corev1.Node) {
 	if n.Status.Allocatable == nil && n.Status.Capacity != nil {
 		n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 	}
-	if n.Spec.PodCIDR != "" && len(n.Spec.PodCIDRs) == 0 {
-		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
-	} else if len(n.Spec.PodCIDRs) > 0 {
-		n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
+	// The older of the two fields is right if they differ.
+	if spec := &n.Spec; spec.PodCIDR == "" && len(spec.PodCIDRs) > 0 {
+		spec.PodCIDR = spec.PodCIDRs[0]
+	} else if spec.PodCIDR != "" && (len(spec.PodCIDRs) == 0 || spec.PodCIDRs[0] != spec.PodCIDR) {
+		spec.PodCIDRs = []string{spec.PodCIDR}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	helpers "k8s.io/component-helpers/resource"
 )
 
 // fill gives *field the value def when it still has its zero value.
@@ -44,6 +45,9 @@ func eachContainer(spec *corev1.PodSpec, visit func(c *corev1.Container)) {
 func defaultPod(pod *corev1.Pod) {
 	spec := &pod.Spec
 	defaultPodSpec(spec)
+	if *spec.TerminationGracePeriodSeconds < 0 {
+		*spec.TerminationGracePeriodSeconds = 1
+	}
 	fillPtr(&spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
 	requestsFromLimits := func(c *corev1.Container) { defaultRequests(&c.Resources) }
 	for i := range spec.InitContainers {
@@ -52,9 +56,7 @@ func defaultPod(pod *corev1.Pod) {
 	for i := range spec.Containers {
 		requestsFromLimits(&spec.Containers[i])
 	}
-	if spec.Resources != nil {
-		defaultRequests(spec.Resources)
-	}
+	defaultPodResources(pod)
 	if spec.HostNetwork {
 		eachContainer(spec, func(c *corev1.Container) {
 			for i := range c.Ports {
@@ -62,11 +64,46 @@ func defaultPod(pod *corev1.Pod) {
 			}
 		})
 	}
-	if status := &pod.Status; status.PodIP != "" && len(status.PodIPs) == 0 {
-		status.PodIPs = []corev1.PodIP{{IP: status.PodIP}}
-	} else if len(status.PodIPs) > 0 {
+	// The older of the two fields is right if they differ.
+	if status := &pod.Status; status.PodIP == "" && len(status.PodIPs) > 0 {
 		status.PodIP = status.PodIPs[0].IP
+	} else if status.PodIP != "" && (len(status.PodIPs) == 0 || status.PodIPs[0].IP != status.PodIP) {
+		status.PodIPs = []corev1.PodIP{{IP: status.PodIP}}
 	}
+}
+
+// defaultPodResources completes what a pod asks for as a whole, of the resources that a pod can ask for: huge pages are
+// limited to what its containers may have together; it requests what they request together, or else its limit.
+//
+// Upstream: pkg/apis/core/v1/defaults.go, defaultHugePagePodLimits and defaultPodRequests.
+func defaultPodResources(pod *corev1.Pod) {
+	r := pod.Spec.Resources
+	if r == nil || len(r.Limits) == 0 && len(r.Requests) == 0 {
+		return
+	}
+	huge := func(name corev1.ResourceName) bool {
+		return strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
+	}
+	add := func(to *corev1.ResourceList, from corev1.ResourceList, which func(corev1.ResourceName) bool) {
+		for name, quantity := range from {
+			if _, there := (*to)[name]; there || !which(name) || !helpers.IsSupportedPodLevelResource(name) {
+				continue
+			}
+			if *to == nil {
+				*to = corev1.ResourceList{}
+			}
+			(*to)[name] = quantity.DeepCopy()
+		}
+	}
+	add(&r.Limits, helpers.AggregateContainerLimits(pod, helpers.PodResourcesOptions{}), func(name corev1.ResourceName) bool {
+		_, requested := r.Requests[name]
+		return huge(name) && !requested
+	})
+	if len(r.Limits) == 0 {
+		return
+	}
+	add(&r.Requests, helpers.AggregateContainerRequests(pod, helpers.PodResourcesOptions{}), func(name corev1.ResourceName) bool { return !huge(name) })
+	add(&r.Requests, r.Limits, func(corev1.ResourceName) bool { return true })
 }
 
 // defaultRequests makes a limit without a request its own request.

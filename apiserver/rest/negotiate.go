@@ -127,12 +127,11 @@ func (f form) encode(obj runtime.Object) ([]byte, error) {
 	case mediaYAML:
 		return yaml.Marshal(obj)
 	}
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	if f.pretty {
-		e.SetIndent("", "  ")
+	if f.pretty { // for people, and without an end of line, as upstream
+		return json.MarshalIndent(obj, "", "  ")
 	}
-	err := e.Encode(obj)
+	var b bytes.Buffer
+	err := json.NewEncoder(&b).Encode(obj)
 	return b.Bytes(), err
 }
 

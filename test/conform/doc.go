@@ -5,7 +5,8 @@
 //	typed, dynamic, metadata, discovery, scale clients ─┐
 //	informers, pagers, retrying watches, until          ├── HTTP ──▶ test/cluster
 //	leader election, locks, events                      │
-//	apply configurations, extract                      ─┘
+//	apply configurations, extract                       │
+//	k8s.io/api's golden objects                        ─┘
 //
 // Invariant: a test that fails here shows a difference that some client out there sees.
 //

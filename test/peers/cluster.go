@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"orrery/apiserver/store"
+	"orrery/apiserver/store/etcd"
+
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -36,6 +39,7 @@ type Cluster struct {
 	t       testing.TB
 	pki     *pki
 	apiPort int
+	etcdURL string // of upstream's API server, once it was started
 }
 
 // New makes certificates, and nothing runs yet.
@@ -108,7 +112,7 @@ func (c *Cluster) StartAPIServer(side Side) *Part {
 		args = append(args, "--data-dir="+c.dataDir())
 	} else {
 		etcd, url := c.startEtcd()
-		part.under = etcd
+		part.under, c.etcdURL = etcd, url
 		args = append(args, "--etcd-cafile="+p("ca.crt"), "--etcd-certfile="+p("etcd-client.crt"), "--etcd-keyfile="+p("etcd-client.key"), "--etcd-servers="+url)
 	}
 	admin := c.Admin().RESTClient()
@@ -143,6 +147,18 @@ func (c *Cluster) startEtcd() (*process, string) {
 		return conn.Close()
 	})
 	return etcd, client
+}
+
+// Store opens the etcd under upstream's API server, past the server.
+func (c *Cluster) Store() store.Store {
+	c.t.Helper()
+	p := c.pki.path
+	s, err := etcd.Open(etcd.Config{Servers: []string{c.etcdURL}, CAFile: p("ca.crt"), CertFile: p("etcd-client.crt"), KeyFile: p("etcd-client.key")})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { _ = s.Close() })
+	return s
 }
 
 // StartControllerManager runs one with kubeadm's flags, and extra.
