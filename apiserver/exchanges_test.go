@@ -2,9 +2,12 @@ package apiserver_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -87,6 +90,45 @@ func TestExchanges(t *testing.T) {
 		if problem := e.compare(w); problem != "" {
 			t.Errorf("line %d: %s %s\n%s", e.line, e.method, e.path, problem)
 		}
+	}
+}
+
+// TestComponentStatuses asks a server beside which nothing else runs, in each form that clients ask for.
+func TestComponentStatuses(t *testing.T) {
+	s, err := apiserver.New(apiserver.Config{Store: memory.New(), Version: "v1.36.3+test", AllowAll: true, Log: slog.New(slog.DiscardHandler),
+		KubeletDial: func(_ context.Context, network, address string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New("connect: connection refused")}
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(path, accept string) (int, string) {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/v1/componentstatuses"+path, nil)
+		r.Header.Set("Accept", accept)
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		if got, want := w.Header().Get("Warning"), `299 - "v1 ComponentStatus is deprecated in v1.19+"`; w.Code == http.StatusOK && got != want {
+			t.Errorf("%s: warning %s, want %s", path, got, want)
+		}
+		return w.Code, w.Body.String()
+	}
+	for path, want := range map[string]string{
+		"": `200 {"kind":"ComponentStatusList","apiVersion":"v1","metadata":{},"items":[` +
+			`{"metadata":{"name":"controller-manager"},"conditions":[{"type":"Healthy","status":"False","message":"Get \"https://127.0.0.1:10257/healthz\": dial tcp: connect: connection refused"}]},` +
+			`{"metadata":{"name":"etcd-0"},"conditions":[{"type":"Healthy","status":"True","message":"ok"}]},` +
+			`{"metadata":{"name":"scheduler"},"conditions":[{"type":"Healthy","status":"False","message":"Get \"https://127.0.0.1:10259/healthz\": dial tcp: connect: connection refused"}]}]}`,
+		"/etcd-0": `200 {"kind":"ComponentStatus","apiVersion":"v1","metadata":{"name":"etcd-0"},"conditions":[{"type":"Healthy","status":"True","message":"ok"}]}`,
+		"?fieldSelector=metadata.name%3Detcd-0": `200 {"kind":"ComponentStatusList","apiVersion":"v1","metadata":{},"items":[` +
+			`{"metadata":{"name":"etcd-0"},"conditions":[{"type":"Healthy","status":"True","message":"ok"}]}]}`,
+		"/kubelet":    `500 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Component not found: kubelet","code":500}`,
+		"?watch=true": `405 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the server does not allow this method on the requested resource","reason":"MethodNotAllowed","details":{},"code":405}`,
+	} {
+		if code, body := ask(path, "application/json"); fmt.Sprintf("%d %s", code, strings.TrimSpace(body)) != want {
+			t.Errorf("%s: got\n%d %s\nwant\n%s", path, code, body, want)
+		}
+	}
+	if _, table := ask("", "application/json;as=Table;g=meta.k8s.io;v=v1"); !strings.Contains(table, `"cells":["etcd-0","Healthy","ok",""]`) {
+		t.Errorf("as a table: %s", table)
 	}
 }
 

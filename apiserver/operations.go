@@ -24,7 +24,7 @@ const storeHealthTimeout = 2 * time.Second
 
 // routeOperations: what operators and probes ask for.
 func (s *Server) routeOperations(r *mux.Router) {
-	live := []health.Check{health.Ping, {Name: "etcd", Run: s.checkStore}}
+	live := []health.Check{health.Ping, {Name: "etcd", Run: func(r *http.Request) error { return s.checkStore(r.Context()) }}}
 	if !s.config.Bare {
 		live = append(live, health.Check{Name: "poststarthook/crd-informer-synced", Run: func(*http.Request) error {
 			if !s.definitions.Synced() {
@@ -78,8 +78,8 @@ func (s *Server) apiPaths() []string {
 }
 
 // checkStore asks the store for a key that is not there: the answer shows that it answers.
-func (s *Server) checkStore(r *http.Request) error {
-	ctx, cancel := context.WithTimeout(r.Context(), storeHealthTimeout)
+func (s *Server) checkStore(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, storeHealthTimeout)
 	defer cancel()
 	if _, err := s.config.Store.Get(ctx, "/registry/health"); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("the store does not answer: %w", err)

@@ -80,7 +80,7 @@ func New(config Config) (*Server, error) {
 	config.Store = metrics.Store(config.Store)
 	defaultTimes(&config.Times)
 	s := &Server{config: config, table: kinds.NewTable(), metrics: metrics, audit: &audit.Log{Out: config.AuditLog}, clientCAs: x509.NewCertPool(),
-		hooks: rest.Hooks{Connect: map[string]rest.Connecter{}, Create: map[string]rest.Creater{}}}
+		hooks: rest.Hooks{Connect: map[string]rest.Connecter{}, Create: map[string]rest.Creater{}, Read: map[string]rest.Reader{}}}
 	if events := s.table.Stored(schema.GroupResource{Resource: "events"}); events != nil {
 		events.TTL = config.Times.EventTTL
 	}
@@ -144,6 +144,8 @@ func (s *Server) build() error {
 	if err := s.connectStreams(); err != nil {
 		return err
 	}
+	components := &health.Components{Store: s.checkStore, Dial: s.config.KubeletDial, UserAgent: "kube-probe/" + minor(s.config.Version)}
+	s.hooks.Read["componentstatuses"] = components.Read
 	s.rest = rest.New(rest.Config{Table: s.table, Registry: s.registry, Admission: plugins, Hooks: s.hooks, Log: s.config.Log, Types: openapi.Types,
 		BookmarkPeriod: s.config.Times.BookmarkPeriod, MinRequestTimeout: s.config.Times.MinRequestTimeout})
 	s.handler = s.chain(s.aggregator.Wrap(s.routes()))

@@ -87,7 +87,7 @@ func rowOf(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, v
 		if v.DeprecationWarning != nil {
 			text = *v.DeprecationWarning
 		}
-		k.Custom.Deprecated = text
+		k.Deprecated = text
 	}
 	return k, nil
 }

@@ -57,6 +57,21 @@ func nodeCells(n *corev1.Node) []any {
 		address(corev1.NodeInternalIP), address(corev1.NodeExternalIP), or(info.OSImage, unknown), kernel, or(info.ContainerRuntimeVersion, unknown)}
 }
 
+func componentStatusCells(c *corev1.ComponentStatus) []any {
+	cells := []any{c.Name, "Unknown", "", ""}
+	for _, cond := range c.Conditions {
+		if cond.Type != corev1.ComponentHealthy {
+			continue
+		}
+		status := "Unhealthy"
+		if cond.Status == corev1.ConditionTrue {
+			status = "Healthy"
+		}
+		return []any{c.Name, status, cond.Message, cond.Error}
+	}
+	return cells
+}
+
 func namespaceCells(ns *corev1.Namespace) []any {
 	return []any{ns.Name, string(ns.Status.Phase), age(ns.CreationTimestamp)}
 }

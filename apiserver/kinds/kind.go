@@ -33,8 +33,8 @@ type Kind struct {
 	// Verbs that the main resource has, as discovery shows them.
 	Verbs []string
 	// Prefix is the folder of its keys in the store: /registry/<Prefix>/<namespace>/<name>.
-	// Empty for virtual resources, which are computed and never stored
-	// (TokenReview and the like): a handler serves their create.
+	// Empty for virtual resources, which are computed and never stored: a handler
+	// serves the create of TokenReview and the like, the get and list of ComponentStatus.
 	Prefix string
 	// JSON: values in the store are JSON, not protobuf.
 	JSON bool
@@ -56,6 +56,9 @@ type Kind struct {
 	// metadata.namespace. The funcs are given the hub version.
 	FieldLabels map[string]func(obj runtime.Object) string
 
+	// Deprecated is a warning for everybody who uses this version; empty for none.
+	Deprecated string
+
 	// Remote: another server serves it; the row is for discovery alone.
 	Remote bool
 
@@ -75,8 +78,6 @@ type Custom struct {
 	Schema *spec.Schema
 	// Prune takes away the fields that the schema does not know, and tells their paths.
 	Prune func(obj *unstructured.Unstructured) (unknown []string, err error)
-	// Deprecated is a warning for everybody who uses this version; empty for none.
-	Deprecated string
 	// Scale says where the numbers of a Scale are; nil without that subresource.
 	Scale *ScalePaths
 }

@@ -80,7 +80,8 @@ var rules = map[string]func(*Kind){
 	"networking.k8s.io/IPAddress":   set(rule[networkingv1.IPAddress]{Columns: "Name, ParentRef", Cells: ipAddressCells}),
 	"networking.k8s.io/ServiceCIDR": set(rule[networkingv1.ServiceCIDR]{Columns: "Name, CIDRs, Age", Cells: serviceCIDRCells}),
 
-	"/Namespace": set(namespaceRule),
+	"/ComponentStatus": set(rule[corev1.ComponentStatus]{Columns: "Name, Status, Message, Error", Cells: componentStatusCells}),
+	"/Namespace":       set(namespaceRule),
 	"/Node": set(rule[corev1.Node]{Default: defaultNode, Validate: validateNode, Change: validateNodeUpdate,
 		Fields: map[string]func(*corev1.Node) string{
 			"spec.unschedulable": func(n *corev1.Node) string { return fmt.Sprint(n.Spec.Unschedulable) }},

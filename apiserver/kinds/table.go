@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 
@@ -363,7 +364,28 @@ func (r row) build(group, version string) *Kind {
 	listGVK := k.GVK()
 	listGVK.Kind += "List"
 	k.NewList = maker(listGVK)
+	k.Deprecated = deprecation(k)
 	return k
+}
+
+// deprecation is the warning for a kind whose published type says that its time is over.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/endpoints/deprecation/deprecation.go, WarningMessage.
+// Left out: the version in which it will be gone; no kind that is served here has one.
+func deprecation(k *Kind) string {
+	obj := k.New()
+	d, ok := obj.(interface{ APILifecycleDeprecated() (major, minor int) })
+	if !ok {
+		return ""
+	}
+	major, minor := d.APILifecycleDeprecated()
+	text := fmt.Sprintf("%s %s is deprecated in v%d.%d+", k.GV(), k.Kind, major, minor)
+	if r, ok := obj.(interface {
+		APILifecycleReplacement() schema.GroupVersionKind
+	}); ok {
+		text += fmt.Sprintf("; use %s %s", r.APILifecycleReplacement().GroupVersion(), r.APILifecycleReplacement().Kind)
+	}
+	return text
 }
 
 // published knows the published Go types of all rows. Two groups are not in client-go's scheme.

@@ -102,10 +102,8 @@ func (h *Handlers) begin(r *http.Request, verb string) (*request, error) {
 		if f.as == "" && f.mediaType == mediaProto {
 			f.mediaType = mediaJSON // custom resources have no protobuf form
 		}
-		if k.Custom.Deprecated != "" {
-			warning.Add(r.Context(), k.Custom.Deprecated)
-		}
 	}
+	warning.Add(r.Context(), k.Deprecated)
 	q.form = f
 	if !k.Virtual() {
 		q.res = h.Registry.For(k)
@@ -159,13 +157,11 @@ func (h *Handlers) Get(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handlers) get(w http.ResponseWriter, r *http.Request, q *request) {
-	if q.res == nil {
-		WriteError(w, r, apierrors.NewNotFound(q.kind.GR(), q.Name))
-		return
-	}
 	var obj runtime.Object
 	var err error
-	if rv := r.URL.Query().Get("resourceVersion"); rv == "" {
+	if rv := r.URL.Query().Get("resourceVersion"); q.res == nil {
+		obj, err = h.computedOne(r, q)
+	} else if rv == "" {
 		obj, err = q.res.Get(r.Context(), q.Namespace, q.Name)
 	} else if n, perr := parseRevision(rv); perr != nil {
 		err = apierrors.NewBadRequest("invalid resource version: " + perr.Error())

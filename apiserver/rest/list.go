@@ -115,9 +115,6 @@ func fieldLabel(k *kinds.Kind, label string) (func(runtime.Object) string, error
 // List answers with all objects of a namespace or of the cluster that the selectors let through.
 func (h *Handlers) List(w http.ResponseWriter, r *http.Request) {
 	q, err := h.begin(r, "list")
-	if err == nil && q.res == nil {
-		err = notAllowed()
-	}
 	if err != nil {
 		WriteError(w, r, err)
 		return
@@ -150,6 +147,9 @@ func (h *Handlers) listWith(r *http.Request, q *request, o *internalversion.List
 	match, name, err := selector(q.kind, o)
 	if err != nil {
 		return page{}, err
+	}
+	if q.res == nil {
+		return h.computedPage(r, q, match)
 	}
 	lo := registry.ListOptions{Namespace: q.Namespace, Name: name, Match: match, Limit: o.Limit}
 	if err := readState(o, &lo); err != nil {

@@ -1,13 +1,19 @@
 package sim
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"orrery/apiserver"
@@ -31,6 +37,35 @@ var lives atomic.Int64
 
 func identity(name string) string {
 	return name + "_" + strconv.FormatInt(lives.Add(1), 10)
+}
+
+// healthPorts are where the parts say how they are.
+var healthPorts = map[string]string{ControllerManager: "127.0.0.1:10257", Scheduler: "127.0.0.1:10259"}
+
+// healthWithin is how long who asks for a part's health may take, in real time.
+const healthWithin = 5 * time.Second
+
+// dialHealth connects to a part's /healthz: while it runs, it is well. When Plain there is no certificate to answer with.
+func (s *Sim) dialHealth(p *part) (net.Conn, error) {
+	if !p.runs() || s.cfg.Plain {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("%s: %w", healthPorts[p.name], syscall.ECONNREFUSED)}
+	}
+	cert, err := tls.LoadX509KeyPair(s.pki.file(serving+".crt"), s.pki.file(serving+".key"))
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := net.Pipe()
+	s.wg.Go(func() {
+		c := tls.Server(theirs, &tls.Config{Certificates: []tls.Certificate{cert}})
+		defer c.Close()
+		if err := c.SetDeadline(time.Now().Add(healthWithin)); err != nil {
+			return
+		}
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+		}
+	})
+	return ours, nil
 }
 
 // runAPIServer is one life of kube-apiserver, with the flags that kubeadm gives it.

@@ -133,8 +133,13 @@ func (n *Node) serve(ctx context.Context, k *kubelet.Kubelet) error {
 	return nil
 }
 
-// dialKubelet is how the API server reaches the nodes; there is nothing else to reach.
+// dialKubelet is how the API server reaches the nodes, and the parts beside it; there is nothing else to reach.
 func (s *Sim) dialKubelet(ctx context.Context, _, address string) (net.Conn, error) {
+	for _, p := range s.control {
+		if healthPorts[p.name] == address {
+			return s.dialHealth(p)
+		}
+	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err

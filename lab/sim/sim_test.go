@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/url"
@@ -81,6 +82,23 @@ func TestAClientFromOutside(t *testing.T) {
 	for line, want := range map[string]string{"nodes": "kube-scheduler\t\trunning\n", "exit kube-system/web 3": "1 containers exited with 3\n", "cut orrery-m02": "orrery-m02 cut off\n"} {
 		if got, err := Send(ctx, dir, line); err != nil || !strings.HasSuffix(got, want) {
 			t.Errorf("%s: %q, %v", line, got, err)
+		}
+	}
+	components := client.For[*corev1.ComponentStatus](api)
+	health := func(name string) string {
+		c, err := components.Get(ctx, "", name)
+		if err != nil {
+			return err.Error()
+		}
+		return fmt.Sprintf("%s %s", c.Conditions[0].Status, c.Conditions[0].Message)
+	}
+	if _, err := Send(ctx, dir, "stop kube-scheduler"); err != nil {
+		t.Error(err)
+	}
+	for name, want := range map[string]string{"etcd-0": "True ok", "controller-manager": "True ok",
+		"scheduler": `False Get "https://127.0.0.1:10259/healthz": dial tcp: 127.0.0.1:10259: connection refused`} {
+		if got := health(name); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
 	if _, err := Send(ctx, dir, "heal nobody"); err == nil || err.Error() != `there is no node or component "nobody"` {
