@@ -66,7 +66,7 @@ func TestAContainersStateIsReadFromItsRecordAndTask(t *testing.T) {
 		{"a new record", nil, 0, cri.ContainerState_CONTAINER_CREATED},
 		{"a process that waits for its start", started, tasktypes.Status_CREATED, cri.ContainerState_CONTAINER_CREATED},
 		{"a process", started, tasktypes.Status_RUNNING, cri.ContainerState_CONTAINER_RUNNING},
-		{"an ended process that nobody has reaped", started, tasktypes.Status_STOPPED, cri.ContainerState_CONTAINER_EXITED},
+		{"an ended process that nobody has reaped", started, tasktypes.Status_STOPPED, cri.ContainerState_CONTAINER_RUNNING},
 		{"a written end, the task still there", ended, tasktypes.Status_STOPPED, cri.ContainerState_CONTAINER_EXITED},
 		{"a written end", ended, 0, cri.ContainerState_CONTAINER_EXITED},
 		{"a start and nothing else", started, 0, cri.ContainerState_CONTAINER_EXITED},

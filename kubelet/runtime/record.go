@@ -191,18 +191,19 @@ func (r *record) sandboxState() cri.PodSandboxState {
 	return cri.PodSandboxState_SANDBOX_NOTREADY
 }
 
-// state is the container's; a lost one counts as exited.
+// state is the container's; a lost one counts as exited. One whose process has ended runs until reap has written down
+// how: before that nobody can say why.
 func (r *record) state() cri.ContainerState {
 	_, started := r.Labels[labelStarted]
 	_, ended := r.Labels[labelExitCode]
 	switch {
 	case ended:
 		return cri.ContainerState_CONTAINER_EXITED
-	case r.running():
+	case r.running(), started && r.task != nil && r.task.Status == tasktypes.Status_STOPPED:
 		return cri.ContainerState_CONTAINER_RUNNING
 	case r.task != nil && r.task.Status == tasktypes.Status_UNKNOWN:
 		return cri.ContainerState_CONTAINER_UNKNOWN
-	case r.lost(), started && r.task.Status == tasktypes.Status_STOPPED:
+	case r.lost():
 		return cri.ContainerState_CONTAINER_EXITED
 	}
 	return cri.ContainerState_CONTAINER_CREATED
@@ -221,14 +222,11 @@ func (r *record) time(label string) int64 {
 // Upstream: containerd pkg/cri/server/container_status.go, toCRIContainerStatus; restart.go, loadContainer (code 255).
 func (r *record) exit() (code int32, finished int64, reason, message string) {
 	reason, message = r.Labels[labelReason], r.Labels[labelMessage]
-	switch n, err := strconv.ParseInt(r.Labels[labelExitCode], 10, 32); {
-	case err == nil:
-		code, finished = int32(n), r.time(labelFinished)
-	case r.task != nil:
-		code, finished = int32(r.task.ExitStatus), r.task.ExitedAt.AsTime().UnixNano()
-	default: // lost, and not yet written down as such
+	n, err := strconv.ParseInt(r.Labels[labelExitCode], 10, 32)
+	if err != nil { // lost, and not yet written down as such
 		return lostCode, r.UpdatedAt.UnixNano(), lostReason, ""
 	}
+	code, finished = int32(n), r.time(labelFinished)
 	if reason == "" {
 		reason = "Completed"
 		if code != 0 {
