@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"orrery/apiserver/health"
+	"orrery/apiserver/openapi"
 	"orrery/apiserver/store"
 	"orrery/apiserver/stream"
 
@@ -63,7 +64,7 @@ func (s *Server) routeOperations(r *mux.Router) {
 
 // apiPaths are the roots of all that is served, for the index at /.
 func (s *Server) apiPaths() []string {
-	paths := []string{"/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3", "/version"}
+	paths := []string{"/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3", openapi.UIPath, "/version"}
 	if s.oidc != nil {
 		paths = append(paths, "/.well-known/openid-configuration", "/openid/v1/jwks")
 	}

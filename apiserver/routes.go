@@ -2,7 +2,9 @@ package apiserver
 
 import (
 	"net/http"
+	"strings"
 
+	"orrery/apiserver/openapi"
 	"orrery/apiserver/rest"
 
 	"github.com/gorilla/mux"
@@ -30,6 +32,8 @@ func (s *Server) routes() http.Handler {
 	}
 	get("/openapi/v2", s.openapi.ServeV2)
 	r.PathPrefix("/openapi/v3").Methods(http.MethodGet).HandlerFunc(s.openapi.ServeV3)
+	get(strings.TrimSuffix(openapi.UIPath, "/"), http.RedirectHandler(openapi.UIPath, http.StatusMovedPermanently).ServeHTTP)
+	r.PathPrefix(openapi.UIPath).Methods(http.MethodGet, http.MethodHead).HandlerFunc(openapi.ServeUI)
 	if s.oidc != nil {
 		get("/.well-known/openid-configuration", s.oidc.ServeConfig)
 		get("/openid/v1/jwks", s.oidc.ServeKeys)

@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -376,6 +377,19 @@ func TestProbesAndOperators(t *testing.T) {
 			t.Errorf("no %s in the metrics", name)
 		}
 	}
+	page := s.do("admin/system:masters", "GET", "/swagger-ui/", nil).Body.String()
+	files := regexp.MustCompile(`(?:src|href)="([^"]+)"`).FindAllStringSubmatch(page, -1)
+	if len(files) < 4 {
+		t.Errorf("the page asks for %v", files)
+	}
+	for _, f := range files {
+		plain := s.do("admin/system:masters", "GET", "/swagger-ui/"+f[1], nil)
+		packed := s.do("admin/system:masters", "GET", "/swagger-ui/"+f[1], nil, "Accept-Encoding", "gzip")
+		if plain.Code != 200 || plain.Body.Len() < packed.Body.Len() || plain.Header().Get("Content-Type") == "" {
+			t.Errorf("%s: %d, %d bytes, %d in a browser", f[1], plain.Code, plain.Body.Len(), packed.Body.Len())
+		}
+	}
+	s.refused("alice/dev", "GET", "/swagger-ui/", nil, 403, `forbidden: User "alice" cannot get path "/swagger-ui/"`)
 	index := answer[map[string][]string](t, s.do("admin/system:masters", "GET", "/", nil))
 	if !strings.Contains(strings.Join(index["paths"], " "), "/apis/apps/v1 ") {
 		t.Errorf("index: %v", index)

@@ -3,7 +3,7 @@
 //
 //	k8s.io/api ── go generate ──▶ schemas.json.gz ─┐
 //	                                               ├─▶ /openapi/v3/<group version>, /openapi/v2
-//	kinds.Table ──────────────── paths ────────────┘
+//	kinds.Table ──────────────── paths ────────────┘    └─▶ /swagger-ui/, for people
 //
 // Invariants: schemas come from the published Go types and nowhere else; paths come
 // from the table of kinds; a document is built when it is first asked for, kept both

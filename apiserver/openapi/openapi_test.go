@@ -1,6 +1,7 @@
 package openapi_test
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
@@ -240,5 +241,37 @@ func TestVersionTwoForOldClients(t *testing.T) {
 	}
 	if strings.Contains(get(t, h, "/openapi/v2").Body.String(), "#/components/") {
 		t.Error("a v3 reference in the v2 document")
+	}
+}
+
+func TestThePageComesWithItsFiles(t *testing.T) {
+	ask := func(name, encoding string) *httptest.ResponseRecorder {
+		r := httptest.NewRequestWithContext(t.Context(), "GET", openapi.UIPath+name, nil)
+		r.Header.Set("Accept-Encoding", encoding)
+		w := httptest.NewRecorder()
+		openapi.ServeUI(w, r)
+		return w
+	}
+	if w := ask("", ""); w.Code != 200 || !strings.Contains(w.Body.String(), `fetch("../openapi/v3")`) {
+		t.Errorf("the page: %d %s", w.Code, w.Body)
+	}
+	plain, packed := ask("swagger-ui-bundle.js", ""), ask("swagger-ui-bundle.js", "gzip, br")
+	r, err := gzip.NewReader(packed.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unpacked, err := io.ReadAll(r)
+	if err != nil || packed.Header().Get("Content-Encoding") != "gzip" || !bytes.Equal(unpacked, plain.Body.Bytes()) || !bytes.Contains(unpacked, []byte("SwaggerUIBundle")) {
+		t.Errorf("the script differs when it is compressed: %v", err)
+	}
+	for name, want := range map[string]string{"swagger-ui.css": "text/css; charset=utf-8", "favicon-32x32.png": "image/png", "swagger-ui-bundle.js": "text/javascript; charset=utf-8"} {
+		if got := ask(name, "").Header().Get("Content-Type"); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	for _, name := range []string{"nothing.js", "../ui.go", "."} {
+		if w := ask(name, ""); w.Code != 404 {
+			t.Errorf("%s: %d, want 404", name, w.Code)
+		}
 	}
 }

@@ -59,6 +59,7 @@ func testGet(t *testing.T, ns string) {
 	must(t, contains(kubectl(t, "describe", "service", "hello"), "NodePort", "Endpoints:", ":9898"))
 	must(t, contains(kubectl(t, "auth", "can-i", "create", "deployments", "-n", ns), "yes"))
 	must(t, contains(kubectl(t, "auth", "whoami"), "kubernetes-admin"))
+	must(t, contains(kubectl(t, "get", "--raw", "/swagger-ui/"), "swagger-ui-bundle.js"))
 	must(t, contains(strings.Join(strings.Fields(kubectl(t, "get", "componentstatuses")), " "), "Warning: v1 ComponentStatus is deprecated in v1.19+",
 		"controller-manager Healthy ok", "etcd-0 Healthy ok", "scheduler Healthy ok"))
 }
