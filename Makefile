@@ -13,7 +13,7 @@ GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVe
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools upstream image test test-unit race simulate e2e reliability compare-controllers bench-scheduler bench-apiserver lint loc clean help
+.PHONY: up down build tools upstream helm image test test-unit race simulate e2e reliability compare-controllers bench-scheduler bench-apiserver lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,13 +58,22 @@ bin/upstream/.built: $(wildcard test/upstream/go.* test/upstream/*/*.go)
 		GOOS=linux nice go build -trimpath -buildvcs=false -ldflags "-s -w $(UPSTREAM_VERSION)" -o ../../bin/upstream/ ./...)
 	@touch $@
 
+HELM_VERSION = -X helm.sh/helm/$(1)/internal/version.version=$(shell sed -n 's|.*helm.sh/helm/$(1) \(v[0-9.]*\) .*|\1|p' test/helm/go.mod)
+helm: bin/.helm ## build Helm 4 and 3 into bin/, as foreign clients for tests (minutes, once)
+bin/.helm: $(wildcard test/helm/go.*)
+	@mkdir -p bin
+	@$(call timed,go build: helm and helm3,cd test/helm && \
+		nice go build -trimpath -ldflags "-s -w $(call HELM_VERSION,v4)" -o ../../bin/helm helm.sh/helm/v4/cmd/helm && \
+		nice go build -trimpath -ldflags "-s -w $(call HELM_VERSION,v3)" -o ../../bin/helm3 helm.sh/helm/v3/cmd/helm)
+	@touch $@
+
 image: build tools ## build the node image
 	@bin/orrery node-image
 
 # -json is the only output that tells a skipped test's reason; test/tally prints the rest as usual.
 UNIT = -timeout 20m
 NODES_TESTS = -timeout 25m -count 1 -p 1 ./lab ./test/e2e
-test: build tools ## run every test
+test: build tools helm ## run every test
 	@ORRERY_E2E=1 go run ./test/tally -- $(UNIT) $$(go list ./... | grep -v -e '/lab$$' -e '/test/e2e$$') -- $(NODES_TESTS)
 
 test-unit: ## run the tests that need no Docker

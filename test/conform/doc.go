@@ -7,6 +7,7 @@
 //	leader election, locks, events                      │
 //	apply configurations, extract                       │
 //	k8s.io/api's golden objects                        ─┘
+//	helm 4 and 3 ───────────────────────────── HTTPS ──▶ lab/sim
 //
 // Invariant: a test that fails here shows a difference that some client out there sees.
 //
