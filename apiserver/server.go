@@ -60,6 +60,7 @@ type Server struct {
 	webhooks      *backend.Pool
 	aggregator    *aggregation.Aggregator
 	streams       *stream.Streams
+	services      *alloc.Services // nil without a ServiceCIDR
 	metrics       *health.Metrics
 	audit         *audit.Log
 	stopping      health.Shutdown
@@ -124,7 +125,9 @@ func (s *Server) build() error {
 		plugins = append(plugins, s.escalation)
 	}
 	if s.config.ServiceCIDR.IsValid() {
-		if _, err := alloc.New(alloc.Config{ServiceCIDR: s.config.ServiceCIDR, FirstPort: s.config.FirstNodePort, LastPort: s.config.LastNodePort}, s.registry, s.table); err != nil {
+		var err error
+		if s.services, err = alloc.New(alloc.Config{ServiceCIDR: s.config.ServiceCIDR, FirstPort: s.config.FirstNodePort, LastPort: s.config.LastNodePort},
+			s.registry, s.config.Store, s.table); err != nil {
 			return err
 		}
 	}
@@ -172,6 +175,9 @@ func (s *Server) bootstrapConfig() bootstrap.Config {
 	}
 	b := bootstrap.Config{Objects: s.registry, Store: s.config.Store, AdvertiseAddress: s.config.AdvertiseAddress,
 		Port: s.config.SecurePort, ServiceCIDR: s.config.ServiceCIDR, Log: s.config.Log}
+	if s.services != nil {
+		b.RepairServices = s.services.Repair
+	}
 	b.Authentication.AllowedNames, b.Authentication.UsernameHeaders = c.RequestHeaderAllowedNames, c.RequestHeaderUsername
 	b.Authentication.GroupHeaders, b.Authentication.ExtraHeaderPrefixes = c.RequestHeaderGroup, c.RequestHeaderExtraPrefix
 	if c.ClientCAFile != "" {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"orrery/apiserver/alloc"
 	"orrery/apiserver/kinds"
 	"orrery/apiserver/objects"
 	"orrery/apiserver/store"
@@ -23,6 +24,8 @@ type Config struct {
 	Port             int
 	// ServiceCIDR is --service-cluster-ip-range; its first address is the kubernetes service's.
 	ServiceCIDR netip.Prefix
+	// RepairServices compares services with the records of their addresses and ports; nil when nobody keeps any.
+	RepairServices func(ctx context.Context) error
 	// Authentication is published for other servers, which check the same client certificates.
 	Authentication Authentication
 	Log            *slog.Logger
@@ -74,6 +77,9 @@ func New(config Config) *Bootstrap {
 	}
 	if config.ServiceCIDR.IsValid() {
 		b.steps = append(b.steps, step{"start-kubernetes-service-cidr-controller", 0, b.ensureServiceCIDR})
+		if config.RepairServices != nil {
+			b.steps = append(b.steps, step{"start-service-ip-repair-controllers", alloc.RepairInterval, config.RepairServices})
+		}
 		if config.AdvertiseAddress.IsValid() {
 			b.steps = append(b.steps, step{"bootstrap-controller", endpointInterval, b.ensureKubernetesService})
 		}

@@ -39,7 +39,7 @@ type Cluster struct {
 	t       testing.TB
 	pki     *pki
 	apiPort int
-	etcdURL string // of upstream's API server, once it was started
+	etcdURL string // of the etcd that is a process apart, once it was started
 }
 
 // New makes certificates, and nothing runs yet.
@@ -93,28 +93,51 @@ func (c *Cluster) kubeconfig(user string) string {
 // ready. The flags are kubeadm's.
 func (c *Cluster) StartAPIServer(side Side) *Part {
 	c.t.Helper()
+	if side == Ours {
+		return c.runAPIServer(side, "--data-dir="+c.dataDir())
+	}
+	under := c.startEtcd()
+	part := c.runAPIServer(side, c.etcdFlags()...)
+	part.under = under
+	return part
+}
+
+// StartAPIServers runs several on one etcd, which is a process apart. Each cluster
+// that it returns is this one, seen through another of them.
+func (c *Cluster) StartAPIServers(sides ...Side) (views []*Cluster) {
+	c.t.Helper()
+	c.startEtcd()
+	for _, side := range sides {
+		view := *c
+		view.apiPort = freePort(c.t)
+		view.runAPIServer(side, c.etcdFlags()...)
+		views = append(views, &view)
+	}
+	return views
+}
+
+func (c *Cluster) etcdFlags() []string {
 	p := c.pki.path
-	args := []string{
+	return []string{"--etcd-cafile=" + p("ca.crt"), "--etcd-certfile=" + p("etcd-client.crt"), "--etcd-keyfile=" + p("etcd-client.key"), "--etcd-servers=" + c.etcdURL}
+}
+
+func (c *Cluster) runAPIServer(side Side, store ...string) *Part {
+	c.t.Helper()
+	p := c.pki.path
+	args := append(store,
 		"--advertise-address=127.0.0.1", "--bind-address=127.0.0.1", "--allow-privileged=true", "--authorization-mode=Node,RBAC",
-		"--client-ca-file=" + p("ca.crt"), "--enable-admission-plugins=NodeRestriction", "--enable-bootstrap-token-auth=true",
-		"--kubelet-client-certificate=" + p("apiserver-kubelet-client.crt"), "--kubelet-client-key=" + p("apiserver-kubelet-client.key"),
+		"--client-ca-file="+p("ca.crt"), "--enable-admission-plugins=NodeRestriction", "--enable-bootstrap-token-auth=true",
+		"--kubelet-client-certificate="+p("apiserver-kubelet-client.crt"), "--kubelet-client-key="+p("apiserver-kubelet-client.key"),
 		"--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname",
-		"--proxy-client-cert-file=" + p("front-proxy-client.crt"), "--proxy-client-key-file=" + p("front-proxy-client.key"),
-		"--requestheader-allowed-names=front-proxy-client", "--requestheader-client-ca-file=" + p("ca.crt"),
+		"--proxy-client-cert-file="+p("front-proxy-client.crt"), "--proxy-client-key-file="+p("front-proxy-client.key"),
+		"--requestheader-allowed-names=front-proxy-client", "--requestheader-client-ca-file="+p("ca.crt"),
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-group-headers=X-Remote-Group", "--requestheader-username-headers=X-Remote-User",
 		fmt.Sprintf("--secure-port=%d", c.apiPort),
-		"--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--service-account-key-file=" + p("sa.pub"),
-		"--service-account-signing-key-file=" + p("sa.key"), "--service-cluster-ip-range=10.96.0.0/12",
-		"--tls-cert-file=" + p("apiserver.crt"), "--tls-private-key-file=" + p("apiserver.key"),
-	}
+		"--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--service-account-key-file="+p("sa.pub"),
+		"--service-account-signing-key-file="+p("sa.key"), "--service-cluster-ip-range=10.96.0.0/12",
+		"--tls-cert-file="+p("apiserver.crt"), "--tls-private-key-file="+p("apiserver.key"),
+	)
 	part := &Part{}
-	if side == Ours {
-		args = append(args, "--data-dir="+c.dataDir())
-	} else {
-		etcd, url := c.startEtcd()
-		part.under, c.etcdURL = etcd, url
-		args = append(args, "--etcd-cafile="+p("ca.crt"), "--etcd-certfile="+p("etcd-client.crt"), "--etcd-keyfile="+p("etcd-client.key"), "--etcd-servers="+url)
-	}
 	admin := c.Admin().RESTClient()
 	binary(c.t, side, "kube-apiserver") // building it is not part of its start
 	began := time.Now()
@@ -131,7 +154,7 @@ func (c *Cluster) StartAPIServer(side Side) *Part {
 func (c *Cluster) dataDir() string { return filepath.Join(c.Dir, "etcd") }
 
 // startEtcd runs an etcd server on the data directory, whoever wrote it, and waits until it listens.
-func (c *Cluster) startEtcd() (*process, string) {
+func (c *Cluster) startEtcd() *process {
 	p := c.pki.path
 	client, peer := fmt.Sprintf("https://127.0.0.1:%d", freePort(c.t)), fmt.Sprintf("http://127.0.0.1:%d", freePort(c.t))
 	etcd := c.start(Upstream, "etcd", "--name=default", "--data-dir="+c.dataDir(), "--log-level=warn",
@@ -146,7 +169,8 @@ func (c *Cluster) startEtcd() (*process, string) {
 		}
 		return conn.Close()
 	})
-	return etcd, client
+	c.etcdURL = client
+	return etcd
 }
 
 // Store opens the etcd under upstream's API server, past the server.

@@ -4,6 +4,7 @@
 //
 //	Cluster ── certificates, kubeconfigs, ports, one etcd data directory
 //	   ├─ StartAPIServer(Ours | Upstream)   ours has etcd inside; upstream's gets one beside it, on the same directory
+//	   ├─ StartAPIServers(...)              any number of either, on one etcd
 //	   ├─ StartControllerManager(Ours | Upstream)
 //	   ├─ StartScheduler(Ours | Upstream)
 //	   └─ StartNodes(n)    hollow: they say that they are well and that their pods run

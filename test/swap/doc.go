@@ -1,7 +1,7 @@
 // Package swap holds the proof that any part can be taken out and replaced by
 // its upstream namesake, and the other way round: its tests run the same
-// scenarios with each combination of parts, and hand one data directory from
-// one API server to the other.
+// scenarios with each combination of parts, hand one data directory from
+// one API server to the other, and let both serve one etcd.
 //
 //	kube-apiserver   kube-controller-manager   kube-scheduler
 //	ours             ours                      upstream
