@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sort"
 	"strconv"
@@ -29,6 +30,10 @@ const (
 	freshFor = 3 * time.Second
 	// relistAfter is the pause before a broken store watch is made anew.
 	relistAfter = 100 * time.Millisecond
+	// forgetAfter is how long an encoding that nobody asks for is kept, at least; twice that at most.
+	forgetAfter = 30 * time.Second
+	// muchForgotten is how many bytes of encodings must go at a time to look for what the system can have back.
+	muchForgotten = 16 << 20
 )
 
 var errTooFarAhead = errors.New("the revision has not been reached")
@@ -70,8 +75,6 @@ type cache struct {
 	oldest int64
 	// rev is how far the cache has come.
 	rev int64
-	// shapes are managedFields that many objects have to the byte; for run only.
-	shapes map[string][]byte
 	// wake is closed and replaced after every change of the above.
 	wake chan struct{}
 	done bool
@@ -119,7 +122,9 @@ func (c *cache) follow(ctx context.Context) error {
 			c.log.Error("unreadable object left out", "key", e.Key, "err", err)
 			continue
 		}
-		c.fold(obj)
+		if len(items) > 0 {
+			fold(obj, items[len(items)-1].Object)
+		}
 		items = append(items, &item{e.Key, &Shared{Object: obj}, e.Revision})
 	}
 	c.mu.Lock()
@@ -128,38 +133,44 @@ func (c *cache) follow(ctx context.Context) error {
 	c.items, c.ring, c.oldest, c.rev, c.ready = items, nil, l.Revision, l.Revision, true
 	c.broadcast()
 	c.mu.Unlock()
-	for batch := range c.store.Watch(ctx, prefix, l.Revision) {
-		if batch.Err != nil {
-			return batch.Err
+	batches := c.store.Watch(ctx, prefix, l.Revision)
+	tick := time.NewTicker(forgetAfter)
+	defer tick.Stop()
+	for {
+		select {
+		case batch, ok := <-batches:
+			if !ok {
+				return errors.New("the watch was closed")
+			}
+			if batch.Err != nil {
+				return batch.Err
+			}
+			c.apply(batch)
+		case <-tick.C:
+			c.forget()
 		}
-		c.apply(batch)
 	}
-	return errors.New("the watch was closed")
 }
 
-// maxShapes bounds what fold remembers.
-const maxShapes = 256
+// forget drops the encodings that nobody has asked for lately: they are larger
+// than the objects, and often made for a client that comes once.
+func (c *cache) forget() {
+	if c.forgotten(time.Now().Add(-forgetAfter)) >= muchForgotten {
+		debug.FreeOSMemory() // by itself the runtime would keep it for many minutes
+	}
+}
 
-// fold lets objects whose managedFields name the same fields, as those of one
-// owner do, share that part of their memory; it is often a third of an object.
-func (c *cache) fold(obj runtime.Object) {
-	m, err := meta.Accessor(obj)
-	if err != nil {
-		return
+// forgotten drops the encodings not asked for since a time and tells how many bytes they had.
+func (c *cache) forgotten(since time.Time) (bytes int) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, it := range c.items {
+		bytes += it.forget(since)
 	}
-	for _, e := range m.GetManagedFields() {
-		if e.FieldsV1 == nil {
-			continue
-		}
-		if same, ok := c.shapes[string(e.FieldsV1.Raw)]; ok {
-			e.FieldsV1.Raw = same
-			continue
-		}
-		if c.shapes == nil || len(c.shapes) >= maxShapes {
-			c.shapes = map[string][]byte{}
-		}
-		c.shapes[string(e.FieldsV1.Raw)] = e.FieldsV1.Raw
+	for _, e := range c.ring {
+		bytes += e.forget(since)
 	}
+	return bytes
 }
 
 // broadcast wakes everybody who waits; c.mu is held.
@@ -169,26 +180,11 @@ func (c *cache) broadcast() {
 }
 
 func (c *cache) apply(b store.Batch) {
-	decoded := make([]runtime.Object, len(b.Events))
-	for i, e := range b.Events {
-		if e.Deleted() {
-			continue
-		}
-		obj, err := Decode(c.kind, e.Value, e.Revision)
-		if err != nil {
-			c.log.Error("unreadable object left out", "key", e.Key, "err", err)
-			continue
-		}
-		c.fold(obj)
-		decoded[i] = obj
+	for _, e := range b.Events {
+		c.applyOne(e)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i, e := range b.Events {
-		if ev := c.change(e, decoded[i]); ev != nil {
-			c.ring = append(c.ring, ev)
-		}
-	}
 	if cut := len(c.ring) - ringSize; cut > ringSize/4 {
 		c.oldest = c.ring[cut-1].Revision
 		c.ring = slices.Clone(c.ring[cut:])
@@ -198,10 +194,45 @@ func (c *cache) apply(b store.Batch) {
 	c.broadcast()
 }
 
+func (c *cache) applyOne(e store.Event) {
+	var obj runtime.Object
+	if !e.Deleted() {
+		var err error
+		if obj, err = Decode(c.kind, e.Value, e.Revision); err != nil {
+			c.log.Error("unreadable object left out", "key", e.Key, "err", err)
+			return
+		}
+		fold(obj, c.relative(e.Key))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ev := c.change(e, obj); ev != nil {
+		c.ring = append(c.ring, ev)
+	}
+	c.rev = e.Revision
+}
+
+// relative is what an object is probably much like: its last state, or its
+// neighbour, as pods of one owner are. It is for run's goroutine, the only one that changes items.
+func (c *cache) relative(key string) runtime.Object {
+	i, found := c.find(key)
+	if !found && i > 0 {
+		i--
+	}
+	if i == len(c.items) {
+		return nil
+	}
+	return c.items[i].Object
+}
+
+// find tells where in items a key is, or would be.
+func (c *cache) find(key string) (int, bool) {
+	return slices.BinarySearchFunc(c.items, key, func(it *item, key string) int { return strings.Compare(it.key, key) })
+}
+
 // change brings one write into items and says what watchers are to see.
 func (c *cache) change(e store.Event, obj runtime.Object) *Event {
-	i := sort.Search(len(c.items), func(i int) bool { return c.items[i].key >= e.Key })
-	found := i < len(c.items) && c.items[i].key == e.Key
+	i, found := c.find(e.Key)
 	var prev runtime.Object
 	if found {
 		prev = c.items[i].Object
@@ -222,20 +253,21 @@ func (c *cache) change(e store.Event, obj runtime.Object) *Event {
 	return &Event{Type: watch.Added, Key: e.Key, Shared: it.Shared, Revision: e.Revision}
 }
 
-// atRevision is a copy of the object with another resourceVersion.
+// atRevision is the object with another resourceVersion.
 func atRevision(obj runtime.Object, rev int64) runtime.Object {
-	obj = obj.DeepCopyObject()
-	if m, err := meta.Accessor(obj); err == nil {
+	out := obj.DeepCopyObject()
+	if m, err := meta.Accessor(out); err == nil {
 		m.SetResourceVersion(strconv.FormatInt(rev, 10))
 	}
-	return obj
+	fold(out, obj)
+	return out
 }
 
 // snapshot returns the items under a key prefix, and the revision they are of.
 func (c *cache) snapshot(prefix string) ([]*item, int64) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	from := sort.Search(len(c.items), func(i int) bool { return c.items[i].key >= prefix })
+	from, _ := c.find(prefix)
 	rest := c.items[from:]
 	n := sort.Search(len(rest), func(i int) bool { return !strings.HasPrefix(rest[i].key, prefix) })
 	return slices.Clone(rest[:n]), c.rev
@@ -285,8 +317,7 @@ func (c *cache) wait(ctx context.Context, rev int64) error {
 func (c *cache) get(key string) runtime.Object {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	i := sort.Search(len(c.items), func(i int) bool { return c.items[i].key >= key })
-	if i < len(c.items) && c.items[i].key == key {
+	if i, found := c.find(key); found {
 		return c.items[i].Object
 	}
 	return nil

@@ -2,12 +2,13 @@ package registry
 
 import (
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // Shared is an object that many clients are sent, with the forms in which it
-// has been sent already. It lives as long as the cache has this state of the
+// has been sent lately. It lives as long as the cache has this state of the
 // object, or a watcher's event of it.
 //
 // Upstream: staging/src/k8s.io/apiserver/pkg/storage/cacher/caching_object.go (for watches only).
@@ -17,6 +18,7 @@ type Shared struct {
 
 	mu    sync.Mutex
 	forms []encoded // one or two
+	asked time.Time // when it was, last
 }
 
 type encoded struct {
@@ -28,6 +30,7 @@ type encoded struct {
 func (s *Shared) Once(form any, encode func(runtime.Object) ([]byte, error)) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.asked = time.Now()
 	for _, e := range s.forms {
 		if e.form == form {
 			return e.bytes, nil
@@ -38,6 +41,19 @@ func (s *Shared) Once(form any, encode func(runtime.Object) ([]byte, error)) ([]
 		s.forms = append(s.forms, encoded{form, b})
 	}
 	return b, err
+}
+
+// forget drops the encodings if none was asked for since a time, and tells how many bytes they had.
+func (s *Shared) forget(since time.Time) (bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked.Before(since) {
+		for _, e := range s.forms {
+			bytes += len(e.bytes)
+		}
+		s.forms = nil
+	}
+	return bytes
 }
 
 // Objects are those of the listing by themselves.

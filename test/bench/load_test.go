@@ -1,9 +1,7 @@
 package bench
 
 import (
-	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -25,7 +22,11 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-const namespace = "default"
+const (
+	namespace  = "default"
+	asJSON     = "application/json"
+	asProtobuf = "application/vnd.kubernetes.protobuf"
+)
 
 // load is the client program.
 type load struct {
@@ -83,7 +84,7 @@ func (l *load) connection() *http.Client {
 func (l *load) do(h *http.Client, method, url, accept string, body []byte) []byte {
 	r, err := http.NewRequestWithContext(l.t.Context(), method, url, bytes.NewReader(body))
 	if err == nil {
-		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Content-Type", asJSON)
 		r.Header.Set("Accept", accept)
 		var answer *http.Response
 		if answer, err = h.Do(r); err == nil {
@@ -103,7 +104,7 @@ func (l *load) do(h *http.Client, method, url, accept string, body []byte) []byt
 func (l *load) prepare() {
 	h := l.connection()
 	defer h.CloseIdleConnections()
-	l.do(h, http.MethodPost, l.url+"/serviceaccounts", "application/json", []byte(`{"metadata":{"name":"default"}}`))
+	l.do(h, http.MethodPost, l.url+"/serviceaccounts", asJSON, []byte(`{"metadata":{"name":"default"}}`))
 }
 
 // profile asks the server for a profile of itself, if profiles are wanted; the
@@ -124,6 +125,14 @@ func (l *load) profile(name peers.Side, query string) (wait func()) {
 	return func() { <-done }
 }
 
+// collect lets the server throw away its garbage, and its runtime some seconds to return it.
+func (l *load) collect() {
+	h := l.connection()
+	defer h.CloseIdleConnections()
+	l.do(h, http.MethodGet, l.c.URL()+"/debug/pprof/heap?gc=1", "*/*", nil)
+	wait(10 * time.Second)
+}
+
 // result is what some clients did.
 type result struct {
 	each []float64 // milliseconds
@@ -138,7 +147,7 @@ func (l *load) parallel(clients, n int, call func(h *http.Client, i int)) result
 	connections := make([]*http.Client, clients)
 	for i := range connections {
 		connections[i] = l.connection()
-		l.do(connections[i], http.MethodGet, l.c.URL()+"/version", "application/json", nil) // handshakes are not measured
+		l.do(connections[i], http.MethodGet, l.c.URL()+"/version", asJSON, nil) // handshakes are not measured
 		defer connections[i].CloseIdleConnections()
 	}
 	began := time.Now()
@@ -162,7 +171,7 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 func (l *load) creates(clients, n int) result {
 	names := make([]string, n)
 	r := l.parallel(clients, n, func(h *http.Client, i int) {
-		body := l.do(h, http.MethodPost, l.url+"/pods", "application/json", l.pod)
+		body := l.do(h, http.MethodPost, l.url+"/pods", asJSON, l.pod)
 		// Cheaper than decoding, and the same for both sides.
 		_, rest, _ := bytes.Cut(body, []byte(`"name":"`))
 		name, _, _ := bytes.Cut(rest, []byte(`"`))
@@ -174,7 +183,7 @@ func (l *load) creates(clients, n int) result {
 
 func (l *load) gets(clients, n int) result {
 	return l.parallel(clients, n, func(h *http.Client, i int) {
-		l.do(h, http.MethodGet, l.url+"/pods/"+l.names[i%len(l.names)], "application/json", nil)
+		l.do(h, http.MethodGet, l.url+"/pods/"+l.names[i%len(l.names)], asJSON, nil)
 	})
 }
 
@@ -183,91 +192,4 @@ func (l *load) lists(accept string, n int) []float64 {
 	r := l.parallel(1, n, func(h *http.Client, _ int) { size = len(l.do(h, http.MethodGet, l.url+"/pods", accept, nil)) })
 	l.t.Logf("a list as %s has %.1f MiB", accept, float64(size)/(1<<20))
 	return r.each
-}
-
-// watchesPerConnection is below what both servers allow.
-const watchesPerConnection = 50
-
-// fanOut lets watchers follow n writes and returns how long each event took to
-// each of them, in milliseconds from before the write.
-func (l *load) fanOut(watchers, n int) []float64 {
-	ctx, cancel := context.WithCancel(l.t.Context())
-	defer cancel()
-	var mu sync.Mutex
-	var all []float64
-	var listening, listened sync.WaitGroup
-	for i := 0; i < watchers; i += watchesPerConnection {
-		h := l.connection()
-		defer h.CloseIdleConnections()
-		for range min(watchesPerConnection, watchers-i) {
-			listening.Add(1)
-			listened.Go(func() {
-				took := l.follow(ctx, h, n, listening.Done)
-				mu.Lock()
-				defer mu.Unlock()
-				all = append(all, took...)
-			})
-		}
-	}
-	listening.Wait()
-	h := l.connection()
-	defer h.CloseIdleConnections()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for i := range n {
-		<-tick.C
-		body := fmt.Sprintf(`{"metadata":{"name":"tick-%d-%d"},"data":{"at":"%d;"}}`, watchers, i, time.Now().UnixNano())
-		l.do(h, http.MethodPost, l.url+"/configmaps", "application/json", []byte(body))
-	}
-	timer := time.AfterFunc(30*time.Second, cancel)
-	defer timer.Stop()
-	listened.Wait()
-	if want := watchers * n; len(all) != want {
-		l.t.Errorf("%d watchers got %d events, not %d", watchers, len(all), want)
-	}
-	return all
-}
-
-// follow reads n events. started is called when the server has answered.
-func (l *load) follow(ctx context.Context, h *http.Client, n int, started func()) (took []float64) {
-	now := l.now(h)
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url+"/configmaps?watch=1&resourceVersion="+now, nil)
-	if err != nil {
-		l.t.Error(err)
-		started()
-		return nil
-	}
-	r.Header.Set("Accept", "application/json")
-	answer, err := h.Do(r)
-	started()
-	if err != nil {
-		l.t.Error(err)
-		return nil
-	}
-	defer answer.Body.Close()
-	in := bufio.NewReaderSize(answer.Body, 4096)
-	for len(took) < n {
-		line, err := in.ReadSlice('\n')
-		if err != nil {
-			l.t.Errorf("watch: %v after %d events", err, len(took))
-			return took
-		}
-		_, rest, _ := bytes.Cut(line, []byte(`"at":"`))
-		at, _, _ := bytes.Cut(rest, []byte(`;`))
-		nanos, err := strconv.ParseInt(string(at), 10, 64)
-		if err != nil {
-			continue
-		}
-		took = append(took, milliseconds(time.Duration(time.Now().UnixNano()-nanos)))
-	}
-	return took
-}
-
-// now is the resourceVersion of a list.
-func (l *load) now(h *http.Client) string {
-	var list metav1.PartialObjectMetadataList
-	if err := json.Unmarshal(l.do(h, http.MethodGet, l.url+"/configmaps?limit=1", "application/json", nil), &list); err != nil {
-		l.t.Error(err)
-	}
-	return list.ResourceVersion
 }
