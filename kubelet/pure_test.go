@@ -21,6 +21,15 @@ func TestExpand(t *testing.T) {
 	}
 }
 
+// The number is upstream's own: a kubelet that takes a node over must not
+// restart what its namesake has started.
+func TestContainerHashIsUpstreams(t *testing.T) {
+	c := &corev1.Container{Name: "test_container", Image: "foo/image:v1", Args: []string{"of no account"}}
+	if got := containerHash(c); got != "8e45cbd0" {
+		t.Errorf("hash %s, want 8e45cbd0", got)
+	}
+}
+
 func TestServiceVariables(t *testing.T) {
 	service := func(namespace, name, ip string, ports ...corev1.ServicePort) *corev1.Service {
 		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: corev1.ServiceSpec{ClusterIP: ip, Ports: ports}}

@@ -2,14 +2,17 @@ package kubelet
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"sort"
 	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/dump"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -179,10 +182,12 @@ func fromNano(n int64) time.Time {
 }
 
 // containerHash identifies what a container must be restarted for when it changes.
+// It is upstream's number, so that either kubelet keeps the containers that the other has started.
 //
 // Upstream: pkg/kubelet/container/helpers.go, HashContainer.
 func containerHash(c *corev1.Container) string {
+	raw, _ := json.Marshal(map[string]string{"image": c.Image, "name": c.Name}) // strings always encode
 	h := fnv.New32a()
-	fmt.Fprintf(h, "%q %q", c.Name, c.Image)
+	io.WriteString(h, dump.ForHash(raw))
 	return strconv.FormatUint(uint64(h.Sum32()), 16)
 }
