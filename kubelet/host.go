@@ -9,9 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"orrery/kubelet/server"
 )
@@ -164,58 +162,4 @@ func (k *Kubelet) PortForward(ctx context.Context, namespace, name string, ports
 		return nil, plain(err)
 	}
 	return url.Parse(resp.Url)
-}
-
-// Stats is what the pods use, by the runtime's account; the node's figures are their sum.
-//
-// Upstream: pkg/kubelet/server/stats/summary.go.
-// Left out: network, file systems, the node's own processes.
-func (k *Kubelet) Stats(ctx context.Context) (*stats.Summary, error) {
-	resp, err := k.cri.ListContainerStats(ctx, &cri.ListContainerStatsRequest{})
-	if err != nil {
-		return nil, plain(err)
-	}
-	now := metav1.Now()
-	out := &stats.Summary{Node: stats.NodeStats{NodeName: k.cfg.NodeName, StartTime: now}}
-	byUID := map[string]*stats.PodStats{}
-	for _, pod := range k.Pods() {
-		out.Pods = append(out.Pods, stats.PodStats{PodRef: stats.PodReference{Name: pod.Name, Namespace: pod.Namespace, UID: string(pod.UID)}, StartTime: pod.CreationTimestamp})
-	}
-	for i := range out.Pods {
-		byUID[out.Pods[i].PodRef.UID] = &out.Pods[i]
-	}
-	node := usage{}
-	for _, s := range resp.Stats {
-		pod := byUID[s.GetAttributes().GetLabels()[labelPodUID]]
-		if pod == nil {
-			continue
-		}
-		u := usage{s.GetCpu().GetUsageNanoCores().GetValue(), s.GetCpu().GetUsageCoreNanoSeconds().GetValue(), s.GetMemory().GetWorkingSetBytes().GetValue()}
-		node.add(u)
-		c := stats.ContainerStats{Name: s.GetAttributes().GetMetadata().GetName(), StartTime: now}
-		c.CPU, c.Memory = u.stats(now)
-		pod.Containers = append(pod.Containers, c)
-		pod.CPU, pod.Memory = u.plus(pod.CPU, pod.Memory).stats(now)
-	}
-	out.Node.CPU, out.Node.Memory = node.stats(now)
-	return out, nil
-}
-
-// usage is nanocores now, core nanoseconds ever, and bytes of memory in use.
-type usage struct{ cores, total, memory uint64 }
-
-func (u *usage) add(v usage) {
-	u.cores, u.total, u.memory = u.cores+v.cores, u.total+v.total, u.memory+v.memory
-}
-
-func (u usage) plus(c *stats.CPUStats, m *stats.MemoryStats) usage {
-	if c != nil && m != nil {
-		u.add(usage{*c.UsageNanoCores, *c.UsageCoreNanoSeconds, *m.WorkingSetBytes})
-	}
-	return u
-}
-
-func (u usage) stats(now metav1.Time) (*stats.CPUStats, *stats.MemoryStats) {
-	return &stats.CPUStats{Time: now, UsageNanoCores: &u.cores, UsageCoreNanoSeconds: &u.total},
-		&stats.MemoryStats{Time: now, UsageBytes: &u.memory, WorkingSetBytes: &u.memory}
 }

@@ -46,6 +46,7 @@ type Kubelet struct {
 	crashes      *backOff
 	pulls        *backOff
 	runtimeState *runtimeState
+	meter        meter
 
 	filesRead   sync.Once
 	filesSynced chan struct{} // closed when the static pods have been read once

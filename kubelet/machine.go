@@ -10,6 +10,7 @@ import (
 	goruntime "runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +25,7 @@ type Machine struct {
 	Memory    int64            // bytes
 	Disk      int64            // bytes of the file system that holds the kubelet's folder
 	HugePages map[string]int64 // by size name as "2Mi", in bytes
+	Booted    time.Time
 	Info      corev1.NodeSystemInfo
 }
 
@@ -44,6 +46,10 @@ func readMachine(rootDir string) Machine {
 				m.Memory = kib * 1024
 			}
 		}
+	}
+	if up, _, ok := strings.Cut(firstLine("/proc/uptime"), " "); ok {
+		seconds, _ := strconv.ParseFloat(up, 64)
+		m.Booted = time.Now().Add(-time.Duration(seconds * float64(time.Second))).Truncate(time.Second)
 	}
 	var fs unix.Statfs_t
 	for dir := rootDir; ; dir = filepath.Dir(dir) { // the folder may not be there yet
