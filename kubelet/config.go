@@ -147,8 +147,10 @@ func SetDefaults(s *kubeletv1beta1.KubeletConfiguration) {
 	orElse(&s.ContainerRuntimeEndpoint, "unix:///run/orrery/cri.sock")
 }
 
-// nodeReference is what events about this node are about. Its uid is the node's
-// name, as upstream's: kubectl describe node looks for both.
+// nodeReference is what events about this node are about. It has no uid, as upstream's has none: kubectl get events
+// shows these events, kubectl describe node, which asks for a uid, does not.
+//
+// Upstream: pkg/kubelet/kubelet.go, NewMainKubelet.
 func (c *Config) nodeReference() *corev1.ObjectReference {
-	return &corev1.ObjectReference{Kind: "Node", Name: c.NodeName, UID: asUID(c.NodeName)}
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: c.NodeName}
 }

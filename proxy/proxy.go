@@ -15,7 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"orrery/client"
 )
@@ -85,7 +84,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	// for the next full sync.
 	watch(p.services, p.tell)
 	watch(p.slices, p.tell)
-	p.events.Event(&corev1.ObjectReference{Kind: "Node", Name: p.cfg.Node, UID: types.UID(p.cfg.Node)},
+	p.events.Event(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: p.cfg.Node},
 		corev1.EventTypeNormal, "Starting", "")
 
 	defer p.health.close()
