@@ -42,6 +42,7 @@ var rules = []rbacv1.PolicyRule{
 	rule("", "nodes", "create get list watch"),
 	rule("", "nodes nodes/status", "patch update"),
 	rule("", "events", "create patch update"),
+	rule("events.k8s.io", "events", "create patch update"),
 	rule("", "pods", "create get list watch delete"),
 	rule("", "pods/status", "update patch"),
 	rule("", "pods/eviction", "create"),
