@@ -47,7 +47,7 @@ func nodesMayRead(role, configMap string) manifest {
 func (s *settings) kubeProxy() (manifest, error) {
 	config, err := yaml.Marshal(s.Proxy)
 	return manifest{"kube-proxy.yaml", map[string]string{
-		"ProxyConfig": string(config), "Endpoint": s.endpoint(), "Image": s.image("kube-proxy"),
+		"ProxyConfig": string(config), "Endpoint": s.endpoint(), "Image": s.image("kube-proxy"), "Group": nodeBootstrapGroup,
 	}}, err
 }
 

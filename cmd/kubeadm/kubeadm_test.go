@@ -283,3 +283,23 @@ func TestJoinWantsAPin(t *testing.T) {
 		t.Errorf("with the flag that allows it: %v", err)
 	}
 }
+
+// reset asks the runtime that the kubelet used, and ours where nothing says otherwise.
+func TestRuntimeEndpoint(t *testing.T) {
+	for content, want := range map[string]string{
+		"containerRuntimeEndpoint: unix:///run/containerd/containerd.sock\n": "unix:///run/containerd/containerd.sock",
+		"kind: KubeletConfiguration\n":                                       defaultCRI,
+		"not: [yaml":                                                         defaultCRI,
+	} {
+		path := filepath.Join(t.TempDir(), "config.yaml")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := runtimeEndpoint(path); got != want {
+			t.Errorf("%q: %s, want %s", content, got, want)
+		}
+	}
+	if got := runtimeEndpoint(filepath.Join(t.TempDir(), "none")); got != defaultCRI {
+		t.Errorf("without a file: %s", got)
+	}
+}

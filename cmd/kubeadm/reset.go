@@ -9,9 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	kubelet "k8s.io/kubelet/config/v1beta1"
+	"sigs.k8s.io/yaml"
 )
 
 func resetCommand() *cobra.Command {
@@ -76,14 +79,34 @@ network filtering rules and kubeconfig files.
 	return errors.Join(failed...)
 }
 
-// removePods ends all containers of the k8s.io namespace, pause included, as
-// containerd knows them: our CRI service went with the kubelet.
+// removePods ends all pods. A runtime of its own is asked over CRI, and takes the pods' network down too. Our CRI service
+// went with the kubelet: what it has left, now or before another runtime took its place, is removed as containerd knows it.
+//
+// Upstream: cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go, removeContainers.
 func removePods(ctx context.Context) {
-	const script = `for c in $(ctr -n k8s.io tasks ls -q); do ctr -n k8s.io tasks kill -s SIGKILL "$c"; ctr -n k8s.io tasks rm -f "$c"; done 2>/dev/null
-for c in $(ctr -n k8s.io containers ls -q); do ctr -n k8s.io containers rm "$c"; done 2>/dev/null; true`
-	if out, err := exec.CommandContext(ctx, "sh", "-c", script).CombinedOutput(); err != nil {
-		fmt.Printf("[reset] Failed to remove containers: %v: %s\n", err, out)
+	commands := [][]string{{"sh", "-c", `for c in $(ctr -n k8s.io tasks ls -q); do ctr -n k8s.io tasks kill -s SIGKILL "$c"; ctr -n k8s.io tasks rm -f "$c"; done 2>/dev/null
+for c in $(ctr -n k8s.io containers ls -q); do ctr -n k8s.io containers rm "$c"; done 2>/dev/null; true`}}
+	if endpoint := runtimeEndpoint(kubeletConfFile); endpoint != defaultCRI {
+		commands = slices.Insert(commands, 0, []string{"crictl", "--runtime-endpoint", endpoint, "rmp", "--all", "--force"})
 	}
+	for _, c := range commands {
+		if out, err := exec.CommandContext(ctx, c[0], c[1:]...).CombinedOutput(); err != nil {
+			fmt.Printf("[reset] Failed to remove containers: %v: %s\n", err, out)
+		}
+	}
+}
+
+// runtimeEndpoint is the CRI socket in a kubelet's configuration file, or the default.
+func runtimeEndpoint(file string) string {
+	var config kubelet.KubeletConfiguration
+	raw, err := os.ReadFile(file)
+	if err == nil {
+		err = yaml.Unmarshal(raw, &config)
+	}
+	if err != nil || config.ContainerRuntimeEndpoint == "" {
+		return defaultCRI
+	}
+	return config.ContainerRuntimeEndpoint
 }
 
 // unmountBelow unmounts what is mounted under dir, innermost first.
