@@ -38,7 +38,8 @@ func (c *Cluster) bootstrapSteps(nodes *[]Node) []step {
 }
 
 // kubeadmConfig is what `kubeadm init --config config.yaml` reads. The certificate is valid for the user's machine
-// too, because the API server is published there.
+// too, because the API server is published there. Swap and cgroups are that machine's as well: upstream's kubelet, put
+// in the place of ours, would refuse to start on some.
 var kubeadmConfig = template.Must(template.New("config.yaml").Parse(`apiVersion: kubeadm.k8s.io/v1beta4
 kind: InitConfiguration
 localAPIEndpoint:
@@ -74,6 +75,11 @@ scheduler:
   - name: time-scale
     value: "{{.Scale}}"
 {{- end}}
+---
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+failSwapOn: false
+failCgroupV1: false
 `))
 
 // writeConfig writes config.yaml into the home of the control-plane node's user, where the manifests are already.

@@ -27,9 +27,11 @@ const (
 	baseImage    = "orrery/node-base"
 )
 
-// The programs on a node's path: the foreign ones, which hardly change, and Orrery's.
+// The programs on a node's path: the foreign ones, which hardly change, and Orrery's. Beside them, the CNI plugin that
+// kubeadm's packages put on every machine: containerd's own CRI service calls it for each pod.
 var (
 	foreignPrograms = []string{"crictl", "etcdctl", "kubectl"}
+	cniPlugins      = []string{"loopback"}
 	nodePrograms    = []string{"cri-logger", "kubeadm", "kubelet"}
 )
 
@@ -72,7 +74,7 @@ func (c *Cluster) ensureBaseImage(ctx context.Context) (string, error) {
 	if err := w.close(); err != nil {
 		return "", err
 	}
-	sum, err := c.sum(files.Bytes(), foreignPrograms...)
+	sum, err := c.sum(files.Bytes(), slices.Concat(foreignPrograms, cniPlugins)...)
 	if err != nil {
 		return "", err
 	}
@@ -90,6 +92,7 @@ func (c *Cluster) ensureBaseImage(ctx context.Context) (string, error) {
 	err = c.build(ctx, func(w *contextWriter) {
 		w.addFiles(node.Files)
 		w.addPrograms("tools/", c.NodeBin, foreignPrograms)
+		w.addPrograms("cni/", c.NodeBin, cniPlugins)
 	}, append(flags, ref)...)
 	if err != nil {
 		return "", err
