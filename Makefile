@@ -13,7 +13,7 @@ GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVe
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools upstream helm image test test-unit race simulate e2e reliability compare-controllers bench-scheduler bench-apiserver lint loc clean help
+.PHONY: up down build tools upstream helm image test test-unit race simulate e2e swap-nodes reliability compare-controllers bench-scheduler bench-apiserver lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ simulate: ## run SEEDS random schedules of faults on whole clusters in fake time
 
 e2e: build tools ## run the tests on Docker nodes, beside any cluster that is up
 	@ORRERY_E2E=1 go run ./test/tally -- $(NODES_TESTS)
+
+swap-nodes: build tools upstream ## upstream's kubelet, kube-proxy, kubeadm and CRI runtime on Docker nodes, each in the place of ours
+	@ORRERY_E2E=1 ORRERY_E2E_SWAP=1 ORRERY_E2E_PROFILE=swapnode go run ./test/tally -- -timeout 40m -count 1 ./test/e2e -run TestSwap
 
 reliability: ## kill the API server 200 times, follow 100,000 writes through restarts (about ten minutes)
 	@go test ./test/reliability -count 1 -timeout 30m -v -kills 200 -writes 100000 -restarts 20

@@ -14,7 +14,7 @@ import (
 func TestJoinByHand(t *testing.T) {
 	need(t)
 	orrery(t, "node", "add")
-	const worker4 = profile + "-m04"
+	worker4 := profile + "-m04"
 	defer orrery(t, "node", "delete", worker4)
 	eventually(t, time.Minute, is("True", `{.status.conditions[?(@.type=="Ready")].status}`, "node", worker4))
 

@@ -4,11 +4,13 @@
 // the order of the files: what they do is what the README and the course do.
 //
 //	make e2e                      runs them
+//	make swap-nodes               runs those of the files called *_swap_*, which need upstream's programs
 //	ORRERY_E2E_KEEP=1 make e2e    leaves the cluster up afterwards, and uses one that was left
 package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,10 +22,11 @@ import (
 	"time"
 )
 
-const profile = "orrery-e2e"
+// profile is the cluster's name; ORRERY_E2E_PROFILE is for who runs two at once.
+var profile = cmp.Or(os.Getenv("ORRERY_E2E_PROFILE"), "orrery-e2e")
 
 // The nodes of the profile.
-const (
+var (
 	head    = profile
 	worker2 = profile + "-m02"
 	worker3 = profile + "-m03"
