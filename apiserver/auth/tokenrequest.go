@@ -74,7 +74,7 @@ func (t *TokenIssuer) Create(ctx context.Context, namespace, name string, req *a
 		return nil, err
 	}
 	out := req.DeepCopy()
-	out.Name, out.Namespace, out.CreationTimestamp = name, namespace, metav1.Now()
+	out.Name, out.Namespace, out.UID, out.CreationTimestamp = name, namespace, account.GetUID(), metav1.Now()
 	if out.Spec.ExpirationSeconds == nil {
 		seconds := int64(defaultTokenSeconds)
 		out.Spec.ExpirationSeconds = &seconds

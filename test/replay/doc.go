@@ -1,12 +1,14 @@
 // Package replay asks the API server what a cluster of v1.36.3 was asked while it
-// was recorded, and holds the refusals against the recorded ones: code, reason,
-// message, details and causes.
+// was recorded, and holds the answers against the recorded ones: of refusals code,
+// reason, message, details and causes, of the rest the whole body.
 //
-//	testdata/refusals.txt ── requests ──▶ kube-apiserver (ours, and upstream's when it is there)
-//	                     └── what came back then  =  what comes back now
+//	testdata/*.txt ── requests ──▶ kube-apiserver (ours, and upstream's when it is there)
+//	            └── what came back then  =  what comes back now
 //
-// Invariant: the file knows nothing of who answers. That upstream's server passes
+// Invariant: the files know nothing of who answers. That upstream's server passes
 // too proves that the requests are the right ones.
 //
-// Read next: testdata/refusals.txt.
+// Left out: what needs a history that was compacted, controllers, tokens in a file.
+//
+// Read next: testdata/refusals.txt, testdata/answers.txt.
 package replay

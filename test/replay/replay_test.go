@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -21,7 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// exchange is a request of testdata/refusals.txt with its answer, as the file has it.
+// exchange is a request of testdata with its answer, as the file has it.
 type exchange struct {
 	line                            int
 	title, user                     string
@@ -31,8 +33,16 @@ type exchange struct {
 	answer                          []string
 }
 
-func TestRefusalsAreThoseOfTheRecordedCluster(t *testing.T) {
-	exchanges := read(t)
+func TestRefusalsAreThoseOfTheRecordedCluster(t *testing.T) { replay(t, "refusals.txt", 80) }
+
+func TestAnswersAreThoseOfTheRecordedCluster(t *testing.T) { replay(t, "answers.txt", 50) }
+
+// replay asks both servers what a file of at least n exchanges has, in its order.
+func replay(t *testing.T, file string, n int) {
+	exchanges := read(t, file)
+	if len(exchanges) < n {
+		t.Fatalf("only %d exchanges were read: the file has lost its form", len(exchanges))
+	}
 	for _, side := range []peers.Side{peers.Ours, peers.Upstream} {
 		t.Run(string(side), func(t *testing.T) {
 			if side == peers.Upstream {
@@ -62,6 +72,7 @@ func (e *exchange) run(t *testing.T, c *peers.Cluster) {
 		t.Fatal(err)
 	}
 	req.Header = e.header.Clone()
+	req.Header.Set("User-Agent", "curl/8.5.0") // who asked the recorded cluster; it becomes the manager of fields
 	if body != "" {
 		req.Header.Set("Content-Type", e.contentType)
 	}
@@ -77,13 +88,42 @@ func (e *exchange) run(t *testing.T, c *peers.Cluster) {
 		return
 	}
 	got := describe(resp.StatusCode, data)
-	if len(e.answer) == 1 && e.answer[0] == fmt.Sprint("=> ", e.code) { // only the code is asked for
-		got = []string{fmt.Sprint("=> ", resp.StatusCode)}
+	if e.answer[0] == fmt.Sprint("=> ", e.code) { // what is granted, and what need not be looked at
+		got = append([]string{fmt.Sprint("=> ", resp.StatusCode)}, e.granted(t, resp.Header, data)...)
 	}
 	if !slices.EqualFunc(got, e.answer, matches) {
 		t.Errorf("line %d, %s: %s %s\ngot:\n\t%s\nwant:\n\t%s", e.line, e.title, e.method, e.path,
 			strings.Join(got, "\n\t"), strings.Join(e.answer, "\n\t"))
 	}
+}
+
+// granted writes what the file has of an answer: headers, then the body if it has that.
+func (e *exchange) granted(t *testing.T, header http.Header, data []byte) []string {
+	t.Helper()
+	var got []string
+	last := e.answer[len(e.answer)-1]
+	for _, line := range e.answer[1:] {
+		if rest, ok := strings.CutPrefix(line, "header "); ok {
+			name, _, _ := strings.Cut(rest, ": ")
+			got = append(got, "header "+name+": "+header.Get(name))
+		}
+	}
+	switch {
+	case len(got) == len(e.answer)-1:
+	case !strings.HasPrefix(last, "{"):
+		return append(got, strings.Split(strings.TrimSpace(string(data)), "\n")...)
+	default:
+		for d := json.NewDecoder(bytes.NewReader(data)); d.More(); {
+			var one json.RawMessage
+			var short bytes.Buffer
+			if err := errors.Join(d.Decode(&one), json.Compact(&short, one)); err != nil {
+				t.Errorf("line %d, %s: %v", e.line, e.title, err)
+				return got
+			}
+			got = append(got, short.String())
+		}
+	}
+	return got
 }
 
 // describe writes an answer as the file does.
@@ -129,7 +169,8 @@ func describe(code int, data []byte) []string {
 // matches compares a line with one of the file, which has placeholders.
 func matches(got, want string) bool {
 	pattern := regexp.QuoteMeta(want)
-	for placeholder, means := range map[string]string{"uid": `[0-9a-f-]{36}`, "rv": `[1-9][0-9]*`, `\.\.\.`: `.*`} {
+	for placeholder, means := range map[string]string{"uid": `[0-9a-f-]{36}`, "rv": `[1-9][0-9]*`, "time": `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`,
+		"ip": `10\.\d+\.\d+\.\d+`, "token": `[\w.-]+`, "rand": `[a-z0-9]{5}`, `\.\.\.`: `.*`} {
 		pattern = strings.ReplaceAll(pattern, `\{`+placeholder+`\}`, means)
 	}
 	return regexp.MustCompile("^" + pattern + "$").MatchString(got)
@@ -150,9 +191,9 @@ func clientOf(t *testing.T, c *peers.Cluster, user string) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-func read(t *testing.T) []*exchange {
+func read(t *testing.T, file string) []*exchange {
 	t.Helper()
-	data, err := os.ReadFile("testdata/refusals.txt")
+	data, err := os.ReadFile(filepath.Join("testdata", file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,8 +233,8 @@ func read(t *testing.T) []*exchange {
 			}
 		}
 	}
-	if len(all) < 80 {
-		t.Fatalf("only %d exchanges were read: the file has lost its form", len(all))
+	if e != nil {
+		all = append(all, e)
 	}
 	return all
 }
