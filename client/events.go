@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,7 +21,7 @@ import (
 )
 
 const (
-	// eventQueueLength is how many events may wait to be written; more are dropped.
+	// eventQueueLength is how many events may wait for one writer; more are dropped.
 	eventQueueLength = 1000
 	// eventTries and eventRetry: an unreachable server gets an event again every
 	// 10 s, twelve times.
@@ -45,8 +47,15 @@ type Recorder struct {
 	c         *Client
 	component string
 	host      string
-	queue     chan corev1.Event
-	// The rest belongs to Run's goroutine.
+	seed      maphash.Seed // of who writes what
+	writers   []*eventWriter
+}
+
+// eventWriter correlates and writes the events about some of the objects. All but
+// queue belongs to its goroutine.
+type eventWriter struct {
+	*Recorder
+	queue   chan *corev1.Event
 	seen    map[string]*corev1.Event // by aggregate key and message
 	similar map[string]*similar      // by aggregate key
 	spam    map[string]*bucket       // by source and object
@@ -65,10 +74,18 @@ type bucket struct {
 // NewRecorder makes a Recorder for a component on a host ("" for components that
 // are no node's). Nothing is written before Run.
 func NewRecorder(c *Client, component, host string) *Recorder {
-	return &Recorder{
-		c: c, component: component, host: host, queue: make(chan corev1.Event, eventQueueLength),
-		seen: map[string]*corev1.Event{}, similar: map[string]*similar{}, spam: map[string]*bucket{},
+	return (&Recorder{c: c, component: component, host: host, seed: maphash.MakeSeed()}).Parallel(1)
+}
+
+// Parallel has n events written at a time, those about one object one after the
+// other: for components that tell of thousands of objects. It is for before Run.
+func (r *Recorder) Parallel(n int) *Recorder {
+	r.writers = nil
+	for range n {
+		r.writers = append(r.writers, &eventWriter{Recorder: r, queue: make(chan *corev1.Event, eventQueueLength),
+			seen: map[string]*corev1.Event{}, similar: map[string]*similar{}, spam: map[string]*bucket{}})
 	}
+	return r
 }
 
 // Event notes that something happened to obj, an API object or an
@@ -85,7 +102,7 @@ func (r *Recorder) Event(obj runtime.Object, eventType, reason, message string) 
 	if ns == "" {
 		ns = metav1.NamespaceDefault
 	}
-	ev := corev1.Event{
+	ev := &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: ns,
 			Name:      fmt.Sprintf("%s.%x", ref.Name, now.UnixNano()+rand.Int64N(1000)),
@@ -95,8 +112,9 @@ func (r *Recorder) Event(obj runtime.Object, eventType, reason, message string) 
 		Source:              corev1.EventSource{Component: r.component, Host: r.host},
 		ReportingController: r.component, ReportingInstance: r.host,
 	}
+	w := r.writers[maphash.String(r.seed, ref.Namespace+"/"+ref.Name)%uint64(len(r.writers))]
 	select {
-	case r.queue <- ev:
+	case w.queue <- ev:
 	default:
 		slog.Warn("event dropped, too many wait", "component", r.component, "reason", reason)
 	}
@@ -131,28 +149,37 @@ func Reference(obj runtime.Object) (*corev1.ObjectReference, error) {
 
 // Run writes events until the context ends.
 func (r *Recorder) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, w := range r.writers {
+		wg.Go(func() { w.run(ctx) })
+	}
+	wg.Wait()
+	return nil
+}
+
+func (w *eventWriter) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case ev := <-r.queue:
-			if r.admit(&ev) {
-				r.write(ctx, ev)
+			return
+		case ev := <-w.queue:
+			if w.admit(ev) {
+				w.write(ctx, ev)
 			}
 		}
 	}
 }
 
 // admit lets a burst of events about one object pass and drops a flood.
-func (r *Recorder) admit(ev *corev1.Event) bool {
+func (w *eventWriter) admit(ev *corev1.Event) bool {
 	o := ev.InvolvedObject
 	key := fmt.Sprintln(o.Kind, o.Namespace, o.Name, o.UID, o.APIVersion)
 	now := ev.LastTimestamp.Time
-	b := r.spam[key]
+	b := w.spam[key]
 	if b == nil {
-		forgetSome(r.spam)
+		forgetSome(w.spam)
 		b = &bucket{tokens: eventBurst, last: now}
-		r.spam[key] = b
+		w.spam[key] = b
 	}
 	b.tokens = min(eventBurst, b.tokens+now.Sub(b.last).Seconds()/eventRefill.Seconds())
 	b.last = now
@@ -164,28 +191,28 @@ func (r *Recorder) admit(ev *corev1.Event) bool {
 }
 
 // write creates an event, or counts up the one that it repeats.
-func (r *Recorder) write(ctx context.Context, ev corev1.Event) {
+func (w *eventWriter) write(ctx context.Context, ev *corev1.Event) {
 	o := ev.InvolvedObject
 	group := fmt.Sprintln(o.Kind, o.Namespace, o.Name, o.UID, o.FieldPath, ev.Type, ev.Reason)
 	key := group + ev.Message
-	if r.isFlood(group, &ev) {
+	if w.isFlood(group, ev) {
 		key = group + "combined"
 		ev.Message = "(combined from similar events): " + ev.Message
 	}
-	if before := r.seen[key]; before != nil {
+	if before := w.seen[key]; before != nil {
 		ev.Name, ev.ResourceVersion = before.Name, before.ResourceVersion
 		ev.FirstTimestamp, ev.Count = before.FirstTimestamp, before.Count+1
 	} else {
-		forgetSome(r.seen)
+		forgetSome(w.seen)
 	}
 	for range eventTries {
-		written, err := r.send(ctx, &ev)
+		written, err := w.send(ctx, ev)
 		if err == nil {
-			r.seen[key] = written
+			w.seen[key] = written
 			return
 		}
 		if _, refused := errors.AsType[*apierrors.StatusError](err); refused {
-			slog.Debug("event refused", "component", r.component, "reason", ev.Reason, "err", err)
+			slog.Debug("event refused", "component", w.component, "reason", ev.Reason, "err", err)
 			return // trying again would not help: a namespace that ends, a bad object
 		}
 		if !Sleep(ctx, eventRetry) {
@@ -196,13 +223,13 @@ func (r *Recorder) write(ctx context.Context, ev corev1.Event) {
 
 // isFlood notes one more message about group and says whether there are so many
 // different ones that they shall be combined.
-func (r *Recorder) isFlood(group string, ev *corev1.Event) bool {
-	s := r.similar[group]
+func (w *eventWriter) isFlood(group string, ev *corev1.Event) bool {
+	s := w.similar[group]
 	now := ev.LastTimestamp.Time
 	if s == nil || now.Sub(s.last) > similarWindow {
-		forgetSome(r.similar)
+		forgetSome(w.similar)
 		s = &similar{messages: map[string]bool{}}
-		r.similar[group] = s
+		w.similar[group] = s
 	}
 	s.last = now
 	s.messages[ev.Message] = true

@@ -92,27 +92,38 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
 func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
 
+// serve runs a server until stop, and returns a client of it.
+func serve(t *testing.T, h http.Handler) (c *Client, stop func()) {
+	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	server := &http.Server{Handler: h}
+	var wg sync.WaitGroup
+	wg.Go(func() { server.Serve(l) })
+	c, err := New(Config{Host: "http://server", Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		select {
+		case l.conns <- theirs:
+			return ours, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, func() {
+		c.Close()
+		server.Close()
+		wg.Wait()
+	}
+}
+
 // follow runs an informer against a scripted server in a bubble.
 func follow(t *testing.T, f func(s *scriptedServer, inf *Informer[*corev1.ConfigMap], heard func() []string)) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 		s := &scriptedServer{version: "10", items: []string{"a", "b"}, watches: make(chan chan string)}
-		server := &http.Server{Handler: s}
+		c, stop := serve(t, s)
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		wg.Go(func() { server.Serve(l) })
-		c, err := New(Config{Host: "http://server", Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			ours, theirs := net.Pipe()
-			select {
-			case l.conns <- theirs:
-				return ours, nil
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
 		var mu sync.Mutex
 		var log []string
 		note := func(what string) func(*corev1.ConfigMap) {
@@ -127,8 +138,7 @@ func follow(t *testing.T, f func(s *scriptedServer, inf *Informer[*corev1.Config
 		wg.Go(func() { inf.Run(ctx) })
 		defer func() {
 			cancel()
-			c.Close()
-			server.Close()
+			stop()
 			wg.Wait()
 		}()
 		f(s, inf, func() []string {

@@ -75,7 +75,7 @@ func run(ctx context.Context) error {
 	g.Go(func() error {
 		// The recorder outlives the leadership that it tells of, but not run.
 		recording, stop := context.WithCancel(ctx)
-		recorder := client.NewRecorder(c, scheduler.DefaultName, "")
+		recorder := client.NewRecorder(c, scheduler.DefaultName, "").Parallel(8)
 		var wg sync.WaitGroup
 		wg.Go(func() { recorder.Run(recording) })
 		defer wg.Wait()
