@@ -1,16 +1,13 @@
 package scheduler
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 )
-
-func newMilli(n int64) *resource.Quantity { return resource.NewMilliQuantity(n, resource.DecimalSI) }
-func newBytes(n int64) *resource.Quantity { return resource.NewQuantity(n, resource.BinarySI) }
 
 // Cache is what the scheduler believes the nodes to hold: the pods that the API
 // server says are there, and those it is about to say, because we assumed them.
@@ -20,11 +17,13 @@ func newBytes(n int64) *resource.Quantity { return resource.NewQuantity(n, resou
 // fails is forgotten by the cycle that made it).
 type Cache struct {
 	mu sync.Mutex
-	// nodes are all entries in a stable order; index finds them by name. An entry
-	// whose Node is nil has pods but no node. Guarded by mu.
-	nodes []*NodeInfo
-	index map[string]int
-	free  []int // entries of nodes that went
+	// infos are the nodes that are known or that pods name, by name: where Node is
+	// nil, there are pods but no node. changed are those that are others than at the
+	// last Update. Guarded by mu.
+	infos   map[string]*NodeInfo
+	changed map[string]bool
+	// recount is set when what was counted of the nodes counts no more; guarded by mu.
+	recount bool
 	// pods says on which node each pod counts, assumed which of them only we
 	// think so. Guarded by mu.
 	pods    map[types.UID]string
@@ -33,50 +32,36 @@ type Cache struct {
 
 // NewCache is an empty Cache.
 func NewCache() *Cache {
-	return &Cache{index: map[string]int{}, pods: map[types.UID]string{}, assumed: map[types.UID]bool{}}
+	return &Cache{infos: map[string]*NodeInfo{}, changed: map[string]bool{}, pods: map[types.UID]string{}, assumed: map[types.UID]bool{}}
 }
 
-// entry is the place of a node, made if need be; the caller holds mu.
-func (c *Cache) entry(name string) *(*NodeInfo) {
-	i, ok := c.index[name]
-	if !ok {
-		if n := len(c.free); n > 0 {
-			i, c.free = c.free[n-1], c.free[:n-1]
-		} else {
-			i = len(c.nodes)
-			c.nodes = append(c.nodes, nil)
-		}
-		c.nodes[i] = (&NodeInfo{}).clone()
-		c.index[name] = i
+// change puts what f makes of a node's info in its place, and drops it when it
+// has neither node nor pods. The caller holds mu.
+func (c *Cache) change(name string, f func(*NodeInfo) *NodeInfo) {
+	old := c.infos[name]
+	if old == nil {
+		old = &NodeInfo{}
 	}
-	return &c.nodes[i]
-}
-
-// prune drops an entry that has neither node nor pods; the caller holds mu.
-func (c *Cache) prune(name string) {
-	i, ok := c.index[name]
-	if ok && c.nodes[i].Node == nil && len(c.nodes[i].Pods) == 0 {
-		c.nodes[i] = nil
-		delete(c.index, name)
-		c.free = append(c.free, i)
+	info := f(old)
+	c.infos[name] = info
+	if info.Node == nil && len(info.Pods) == 0 {
+		delete(c.infos, name)
 	}
+	c.changed[name] = true
 }
 
 // SetNode adds or changes a node.
 func (c *Cache) SetNode(node *corev1.Node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entry(node.Name)
-	*e = (*e).withNode(node)
+	c.change(node.Name, func(n *NodeInfo) *NodeInfo { return n.withNode(node) })
 }
 
 // RemoveNode forgets a node; its pods stay counted until they go.
 func (c *Cache) RemoveNode(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entry(name)
-	*e = (*e).withNode(nil)
-	c.prune(name)
+	c.change(name, func(n *NodeInfo) *NodeInfo { return n.withNode(nil) })
 }
 
 // SetPod counts a pod on the node that it names, as the API server has it.
@@ -84,8 +69,7 @@ func (c *Cache) SetPod(pod *corev1.Pod) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.assumed, pod.UID)
-	c.take(pod.UID)
-	c.put(pod, pod.Spec.NodeName)
+	c.put(newPodInfo(pod), pod.Spec.NodeName)
 }
 
 // RemovePod counts a pod no more.
@@ -97,12 +81,11 @@ func (c *Cache) RemovePod(uid types.UID) {
 }
 
 // Assume counts a pod on a node before the API server knows.
-func (c *Cache) Assume(pod *corev1.Pod, node string) {
+func (c *Cache) Assume(pod *PodInfo, node string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.take(pod.UID)
 	c.put(pod, node)
-	c.assumed[pod.UID] = true
+	c.assumed[pod.Pod.UID] = true
 }
 
 // Forget undoes Assume, unless the API server has confirmed the pod since.
@@ -123,67 +106,47 @@ func (c *Cache) Has(uid types.UID) bool {
 	return ok
 }
 
-func (c *Cache) put(pod *corev1.Pod, node string) {
-	e := c.entry(node)
-	*e = (*e).withPod(newPodInfo(pod))
-	c.pods[pod.UID] = node
+func (c *Cache) put(pod *PodInfo, node string) {
+	uid := pod.Pod.UID
+	if c.pods[uid] != node {
+		c.take(uid)
+	}
+	c.pods[uid] = node
+	c.change(node, func(n *NodeInfo) *NodeInfo { return n.withPod(pod) })
 }
 
 func (c *Cache) take(uid types.UID) {
 	if node, ok := c.pods[uid]; ok {
 		delete(c.pods, uid)
-		e := c.entry(node)
-		*e = (*e).withoutPod(uid)
-		c.prune(node)
+		c.change(node, func(n *NodeInfo) *NodeInfo { return n.withoutPod(uid) })
 	}
 }
 
-// Snapshot is all known nodes at one moment. It is cheap, because a NodeInfo is
-// never changed.
-type Snapshot struct {
-	Nodes []*NodeInfo
-	// withAffinity and withAnti are the nodes that have pods with inter-pod
-	// affinity, and with required anti-affinity.
-	withAffinity, withAnti []*NodeInfo
-}
-
-// Snapshot takes one.
-func (c *Cache) Snapshot() *Snapshot {
+// Recount has the next Update forget all that was counted of the nodes, because it
+// depended on more than them: on the labels of namespaces.
+func (c *Cache) Recount() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := &Snapshot{Nodes: make([]*NodeInfo, 0, len(c.nodes))}
-	for _, n := range c.nodes {
-		if n == nil || n.Node == nil {
-			continue
-		}
-		s.Nodes = append(s.Nodes, n)
-		if n.withAffinity > 0 {
-			s.withAffinity = append(s.withAffinity, n)
-		}
-		if n.withAnti > 0 {
-			s.withAnti = append(s.withAnti, n)
-		}
-	}
-	return s
+	c.recount = true
 }
 
-// with is the snapshot with one node replaced: the world after a preemption.
-func (s *Snapshot) with(n *NodeInfo) *Snapshot {
-	replace := func(list []*NodeInfo, keep bool) []*NodeInfo {
-		i := slices.IndexFunc(list, func(o *NodeInfo) bool { return o.Name() == n.Name() })
-		if i < 0 {
-			return list
+// Update brings a snapshot up to date. It costs as much as has changed since the
+// last time, not as much as there are nodes; so a cache has one snapshot.
+//
+// Upstream: pkg/scheduler/backend/cache/cache.go, cacheImpl.UpdateSnapshot.
+func (c *Cache) Update(s *Snapshot) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(c.changed)) {
+		info := c.infos[name]
+		if info != nil && info.Node == nil {
+			info = nil
 		}
-		out := slices.Clone(list)
-		if !keep {
-			return slices.Delete(out, i, i+1)
-		}
-		out[i] = n
-		return out
+		s.set(name, info)
 	}
-	return &Snapshot{
-		Nodes:        replace(s.Nodes, true),
-		withAffinity: replace(s.withAffinity, n.withAffinity > 0),
-		withAnti:     replace(s.withAnti, n.withAnti > 0),
+	clear(c.changed)
+	if c.recount {
+		clear(s.tallies)
+		c.recount = false
 	}
 }

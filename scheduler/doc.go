@@ -12,13 +12,15 @@
 //
 // Invariants:
 //   - A [NodeInfo] never changes once it is in the cache: each change makes a new
-//     one, so a snapshot is a copy of a slice of pointers.
+//     one, so that the [Snapshot] shares them and follows only what changed.
+//   - What a cycle costs does not grow with the nodes that it does not look at: what
+//     plugins count over all nodes is kept and corrected (tally.go).
 //   - A pod is in the queue, in a cycle, or assumed; never in two of them.
 //   - Every verdict has upstream's text, because students read it in events.
 //
 // Read next: framework.go (what a plugin is), scheduler.go (the two cycles),
-// queue.go (who is tried when), the plugins_*.go files, preemption.go.
+// queue.go (who is tried when), the plugins_*.go files, tally.go, preemption.go.
 //
 // Upstream: pkg/scheduler. Left out: several profiles and configuration files,
-// extenders, dynamic resources, asynchronous preemption.
+// extenders, dynamic resources.
 package scheduler

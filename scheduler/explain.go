@@ -52,11 +52,9 @@ func (s *Scheduler) work(c *Cycle) *working {
 			nw.Rejected[whole.Plugin] = whole.Message()
 			continue
 		}
-		for _, p := range s.framework.plugins {
-			if f, ok := p.(Filterer); ok && !trial.skipped[p.Name()+"/filter"] {
-				if st := f.Filter(trial, n); !st.OK() {
-					nw.Rejected[p.Name()] = st.Message()
-				}
+		for _, f := range trial.filters {
+			if st := f.Filter(trial, n); !st.OK() {
+				nw.Rejected[f.Name()] = st.Message()
 			}
 		}
 		if len(nw.Rejected) == 0 {

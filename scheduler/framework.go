@@ -72,6 +72,7 @@ type (
 	}
 	// Filterer says whether the pod can run on a node.
 	Filterer interface {
+		Plugin
 		Filter(c *Cycle, node *NodeInfo) *Status
 	}
 	// PreScorer looks at the nodes that passed once, before Score.
@@ -115,18 +116,24 @@ type NodeScore struct {
 //
 // Upstream: framework.CycleState, but with the pod and the snapshot in it.
 type Cycle struct {
-	Pod      *corev1.Pod
-	Request  Resource
-	NonZero  Resource
+	*PodInfo
 	Snapshot *Snapshot
 	notes    map[string]any
-	skipped  map[string]bool // by plugin name and step
+	// filters are those with something to say about this pod, tallies what their
+	// PreFilters counted: see Framework.filterAs.
+	filters []Filterer
+	tallies []*tally
 }
 
 func newCycle(pod *corev1.Pod, snap *Snapshot) *Cycle {
-	c := &Cycle{Pod: pod, Snapshot: snap, notes: map[string]any{}, skipped: map[string]bool{}}
-	c.Request, c.NonZero = podRequest(pod)
-	return c
+	return &Cycle{PodInfo: newPodInfo(pod), Snapshot: snap, notes: map[string]any{}}
+}
+
+// tally is Snapshot.tally for a PreFilter.
+func (c *Cycle) tally(key string, sums int, ask func(*NodeInfo) shares) *tally {
+	t := c.Snapshot.tally(key, sums, ask)
+	c.tallies = append(c.tallies, t)
+	return t
 }
 
 // note and noted keep a plugin's own finding for the later steps of the cycle.
@@ -149,18 +156,18 @@ type Framework struct {
 // every node.
 func (f *Framework) preFilter(c *Cycle) *Status {
 	for _, p := range f.plugins {
-		pf, ok := p.(PreFilterer)
-		if !ok {
-			continue
+		if pf, ok := p.(PreFilterer); ok {
+			s := pf.PreFilter(c)
+			if s.skip() {
+				continue
+			}
+			if !s.OK() {
+				s.Plugin = p.Name()
+				return s
+			}
 		}
-		s := pf.PreFilter(c)
-		if s.skip() {
-			c.skipped[p.Name()+"/filter"] = true
-			continue
-		}
-		if !s.OK() {
-			s.Plugin = p.Name()
-			return s
+		if fl, ok := p.(Filterer); ok {
+			c.filters = append(c.filters, fl)
 		}
 	}
 	return nil
@@ -168,17 +175,24 @@ func (f *Framework) preFilter(c *Cycle) *Status {
 
 // filter asks the plugins about one node; the first that says no is heard.
 func (f *Framework) filter(c *Cycle, node *NodeInfo) *Status {
-	for _, p := range f.plugins {
-		fl, ok := p.(Filterer)
-		if !ok || c.skipped[p.Name()+"/filter"] {
-			continue
-		}
-		if s := fl.Filter(c, node); !s.OK() {
+	for _, p := range c.filters {
+		if s := p.Filter(c, node); !s.OK() {
 			s.Plugin = p.Name()
 			return s
 		}
 	}
 	return nil
+}
+
+// filterAs is filter for a node of the snapshot as it would be with other pods.
+//
+// Upstream: PreFilterExtensions, AddPod and RemovePod.
+func (f *Framework) filterAs(c *Cycle, i int, node *NodeInfo) *Status {
+	for _, t := range c.tallies {
+		t.suppose(i, node)
+		defer t.suppose(i, c.Snapshot.Nodes[i])
+	}
+	return f.filter(c, node)
 }
 
 // score ranks the nodes by the weighted sum of all plugins' scores. each, if not
@@ -260,8 +274,8 @@ func (f *Framework) unreserve(c *Cycle, node string) {
 	}
 }
 
-// prepareBinding runs Permit and then PreBind of all plugins.
-func (f *Framework) prepareBinding(ctx context.Context, c *Cycle, node string) *Status {
+// permit runs all Permits.
+func (f *Framework) permit(ctx context.Context, c *Cycle, node string) *Status {
 	for _, p := range f.plugins {
 		if pm, ok := p.(Permitter); ok {
 			if s := pm.Permit(ctx, c, node); !s.OK() {
@@ -270,6 +284,11 @@ func (f *Framework) prepareBinding(ctx context.Context, c *Cycle, node string) *
 			}
 		}
 	}
+	return nil
+}
+
+// preBind runs all PreBinds. What they say is an error, never a verdict.
+func (f *Framework) preBind(ctx context.Context, c *Cycle, node string) *Status {
 	for _, p := range f.plugins {
 		if pb, ok := p.(PreBinder); ok {
 			if s := pb.PreBind(ctx, c, node); !s.OK() {
@@ -287,12 +306,11 @@ func (f *Framework) helps(ev ClusterEvent, pod *corev1.Pod, turnedAwayBy map[str
 	if len(turnedAwayBy) == 0 {
 		return true // an error, not a verdict: anything may help
 	}
-	for _, p := range f.plugins {
-		if !turnedAwayBy[p.Name()] {
-			continue
-		}
-		if h, ok := p.(Hinter); !ok || h.Helps(ev, pod) {
-			return true
+	for name := range turnedAwayBy {
+		for _, p := range f.plugins {
+			if h, ok := p.(Hinter); p.Name() == name && (!ok || h.Helps(ev, pod)) {
+				return true
+			}
 		}
 	}
 	return false

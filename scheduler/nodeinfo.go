@@ -1,9 +1,11 @@
 package scheduler
 
 import (
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
 )
@@ -32,6 +34,9 @@ func (r *Resource) add(o Resource, sign int64) {
 	r.MilliCPU += sign * o.MilliCPU
 	r.Memory += sign * o.Memory
 	r.EphemeralStorage += sign * o.EphemeralStorage
+	if len(o.Other) > 0 && r.Other == nil {
+		r.Other = map[corev1.ResourceName]int64{}
+	}
 	for name, n := range o.Other {
 		r.Other[name] += sign * n
 	}
@@ -69,20 +74,23 @@ func podRequest(pod *corev1.Pod) (exact, nonZero Resource) {
 }
 
 var nonMissing = corev1.ResourceList{
-	corev1.ResourceCPU:    *newMilli(defaultMilliCPURequest),
-	corev1.ResourceMemory: *newBytes(defaultMemoryRequest),
+	corev1.ResourceCPU:    *resource.NewMilliQuantity(defaultMilliCPURequest, resource.DecimalSI),
+	corev1.ResourceMemory: *resource.NewQuantity(defaultMemoryRequest, resource.BinarySI),
 }
 
-// PodInfo is a pod on a node with what it takes.
+// PodInfo is a pod with what it takes.
+//
+// Upstream: pkg/scheduler/framework/types.go, PodInfo.
 type PodInfo struct {
 	Pod     *corev1.Pod
-	Request Resource
-	NonZero Resource
+	Request Resource // what it asks for
+	NonZero Resource // what it counts for in scores
 	terms   affinityTerms
+	ports   []hostPort
 }
 
 func newPodInfo(pod *corev1.Pod) *PodInfo {
-	p := &PodInfo{Pod: pod, terms: parseAffinity(pod)}
+	p := &PodInfo{Pod: pod, terms: parseAffinity(pod), ports: hostPorts(pod)}
 	p.Request, p.NonZero = podRequest(pod)
 	return p
 }
@@ -116,19 +124,11 @@ func (n *NodeInfo) Name() string { return n.Node.Name }
 
 func (n *NodeInfo) clone() *NodeInfo {
 	c := *n
-	c.Pods = slices.Clone(n.Pods)
-	c.Requested.Other = cloneMap(n.Requested.Other)
-	c.NonZero.Other = cloneMap(n.NonZero.Other)
-	c.ports = cloneMap(n.ports)
+	c.Pods = append(make([]*PodInfo, 0, len(n.Pods)+1), n.Pods...)
+	c.Requested.Other = maps.Clone(n.Requested.Other)
+	c.NonZero.Other = maps.Clone(n.NonZero.Other)
+	c.ports = maps.Clone(n.ports)
 	return &c
-}
-
-func cloneMap[K comparable, V any](m map[K]V) map[K]V {
-	c := make(map[K]V, len(m))
-	for k, v := range m {
-		c[k] = v
-	}
-	return c
 }
 
 func (n *NodeInfo) withNode(node *corev1.Node) *NodeInfo {
@@ -148,23 +148,32 @@ func (n *NodeInfo) withNode(node *corev1.Node) *NodeInfo {
 	return &c
 }
 
+// withPod counts a pod, in the place of an older version of it.
 func (n *NodeInfo) withPod(p *PodInfo) *NodeInfo {
 	c := n.clone()
-	c.Pods = append(c.Pods, p)
+	if i := n.find(p.Pod.UID); i >= 0 {
+		c.account(n.Pods[i], -1)
+		c.Pods[i] = p
+	} else {
+		c.Pods = append(c.Pods, p)
+	}
 	c.account(p, 1)
 	return c
 }
 
 func (n *NodeInfo) withoutPod(uid types.UID) *NodeInfo {
-	i := slices.IndexFunc(n.Pods, func(p *PodInfo) bool { return p.Pod.UID == uid })
+	i := n.find(uid)
 	if i < 0 {
 		return n
 	}
 	c := n.clone()
-	p := c.Pods[i]
 	c.Pods = slices.Delete(c.Pods, i, i+1)
-	c.account(p, -1)
+	c.account(n.Pods[i], -1)
 	return c
+}
+
+func (n *NodeInfo) find(uid types.UID) int {
+	return slices.IndexFunc(n.Pods, func(p *PodInfo) bool { return p.Pod.UID == uid })
 }
 
 // account adds a pod to the sums (sign 1) or takes it off (-1).
@@ -177,7 +186,10 @@ func (n *NodeInfo) account(p *PodInfo, sign int) {
 	if len(p.terms.anti) > 0 {
 		n.withAnti += sign
 	}
-	for _, hp := range hostPorts(p.Pod) {
+	if len(p.ports) > 0 && n.ports == nil {
+		n.ports = map[hostPort]int{}
+	}
+	for _, hp := range p.ports {
 		if n.ports[hp] += sign; n.ports[hp] == 0 {
 			delete(n.ports, hp)
 		}

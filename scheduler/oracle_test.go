@@ -25,39 +25,122 @@ func TestChoiceIsAsTheRulesSay(t *testing.T) {
 	for seed := range *oracleSeeds {
 		w := randomWorld(rand.New(rand.NewPCG(uint64(seed), 1)))
 		s := newScheduler(t)
-		got, fit, c := place(s, w.nodes, w.there, w.pod)
-		var feasible []*corev1.Node
-		for _, n := range w.nodes {
-			want := w.feasible(n)
-			if want {
-				feasible = append(feasible, n)
-			}
-			info := c.Snapshot.Nodes[slices.IndexFunc(c.Snapshot.Nodes, func(i *NodeInfo) bool { return i.Name() == n.Name })]
-			trial := newCycle(w.pod, c.Snapshot)
-			st := s.framework.preFilter(trial)
-			if st.OK() {
-				st = s.framework.filter(trial, info)
-			}
-			if st.OK() != want {
-				t.Fatalf("seed %d: %s feasible: %v, the rules say %v (%s: %s)", seed, n.Name, st.OK(), want, st.Plugin, st.Message())
-			}
-		}
-		if len(feasible) == 0 {
-			if fit == nil {
-				t.Fatalf("seed %d: placed on %s, no node will do", seed, got)
-			}
+		w.load(s)
+		if w.check(t, seed, s) {
+			placed++
+		} else {
 			lonely++
-			continue
 		}
-		if fit != nil {
-			t.Fatalf("seed %d: not placed (%v), %d nodes would do", seed, fit, len(feasible))
-		}
-		placed++
-		w.checkScores(t, seed, s, c, feasible, got)
 	}
 	if placed < *oracleSeeds/4 || lonely < *oracleSeeds/50 {
 		t.Errorf("%d placed, %d without a node: the clusters are too alike", placed, lonely)
 	}
+}
+
+// They are so, too, when the scheduler has seen the cluster change, and remembers
+// what it has counted for pods like this one.
+func TestChoiceIsAsTheRulesSayAfterChanges(t *testing.T) {
+	for seed := range *oracleSeeds / 20 {
+		r := rand.New(rand.NewPCG(uint64(seed), 2))
+		w, s := randomWorld(r), newScheduler(t)
+		w.load(s)
+		kinds := []*corev1.Pod{w.pod, randomPod(r, "p"), randomPod(r, "p")}
+		for step := range 30 {
+			for range pick(r, 1, 1, 2, 5, 150) {
+				w.change(r, s)
+				if chance(r, 50) {
+					s.cache.Update(s.snapshot)
+				}
+			}
+			w.pod = pick(r, kinds...)
+			if w.check(t, seed, s); t.Failed() {
+				t.Fatalf("at step %d", step)
+			}
+		}
+	}
+}
+
+// change changes one thing in the cluster, and tells the scheduler.
+func (w *oracleWorld) change(r *rand.Rand, s *Scheduler) {
+	w.changes++
+	switch r.IntN(6) {
+	case 0: // a node goes, with its pods
+		if len(w.nodes) > 1 {
+			i := r.IntN(len(w.nodes))
+			for _, p := range w.podsOn(w.nodes[i]) {
+				w.end(s, p)
+			}
+			s.cache.RemoveNode(w.nodes[i].Name)
+			w.nodes = slices.Delete(slices.Clone(w.nodes), i, i+1)
+		}
+	case 1: // a node comes
+		n := randomNode(r, fmt.Sprint("new-", w.changes))
+		w.nodes = append(w.nodes, n)
+		s.cache.SetNode(n)
+	case 2: // a node is another
+		i := r.IntN(len(w.nodes))
+		w.nodes[i] = randomNode(r, w.nodes[i].Name)
+		s.cache.SetNode(w.nodes[i])
+	case 3: // a pod goes
+		if len(w.there) > 0 {
+			w.end(s, pick(r, w.there...))
+		}
+	default: // a pod comes, or is another
+		name := fmt.Sprint("new-", w.changes)
+		if len(w.there) > 0 && chance(r, 50) {
+			name = pick(r, w.there...).Name
+		}
+		p := randomPod(r, name, on(pick(r, w.nodes...).Name))
+		w.there = append(slices.DeleteFunc(w.there, func(o *corev1.Pod) bool { return o.UID == p.UID }), p)
+		s.cache.SetPod(p)
+	}
+}
+
+func (w *oracleWorld) end(s *Scheduler, p *corev1.Pod) {
+	w.there = slices.DeleteFunc(w.there, func(o *corev1.Pod) bool { return o == p })
+	s.cache.RemovePod(p.UID)
+}
+
+func (w *oracleWorld) load(s *Scheduler) {
+	for _, n := range w.nodes {
+		s.cache.SetNode(n)
+	}
+	for _, p := range w.there {
+		s.cache.SetPod(p)
+	}
+}
+
+// check has the pod placed; it is false if there is no node for it.
+func (w *oracleWorld) check(t *testing.T, seed int, s *Scheduler) bool {
+	t.Helper()
+	s.cache.Update(s.snapshot)
+	c := newCycle(w.pod, s.snapshot)
+	got, fit := s.choose(c)
+	var feasible []*corev1.Node
+	for _, n := range w.nodes {
+		want := w.feasible(n)
+		if want {
+			feasible = append(feasible, n)
+		}
+		trial := newCycle(w.pod, c.Snapshot)
+		st := s.framework.preFilter(trial)
+		if st.OK() {
+			st = s.framework.filter(trial, c.Snapshot.Nodes[c.Snapshot.index[n.Name]])
+		}
+		if st.OK() != want {
+			t.Fatalf("seed %d: %s feasible: %v, the rules say %v (%s: %s)", seed, n.Name, st.OK(), want, st.Plugin, st.Message())
+		}
+	}
+	switch {
+	case len(feasible) == 0 && fit == nil:
+		t.Fatalf("seed %d: placed on %s, no node will do", seed, got)
+	case len(feasible) == 0:
+		return false
+	case fit != nil:
+		t.Fatalf("seed %d: not placed (%v), %d nodes would do", seed, fit, len(feasible))
+	}
+	w.checkScores(t, seed, s, c, feasible, got)
+	return true
 }
 
 func (w *oracleWorld) checkScores(t *testing.T, seed int, s *Scheduler, c *Cycle, feasible []*corev1.Node, got string) {
@@ -72,7 +155,7 @@ func (w *oracleWorld) checkScores(t *testing.T, seed int, s *Scheduler, c *Cycle
 	}
 	var infos []*NodeInfo
 	for _, n := range feasible {
-		infos = append(infos, c.Snapshot.Nodes[slices.IndexFunc(c.Snapshot.Nodes, func(i *NodeInfo) bool { return i.Name() == n.Name })])
+		infos = append(infos, c.Snapshot.Nodes[c.Snapshot.index[n.Name]])
 	}
 	trial, detail := newCycle(w.pod, c.Snapshot), ""
 	scores, st := s.framework.score(trial, infos, func(plugin string, weight int64, scores []NodeScore) {
@@ -95,6 +178,8 @@ type oracleWorld struct {
 	nodes []*corev1.Node
 	there []*corev1.Pod
 	pod   *corev1.Pod
+	// changes is how many there were.
+	changes int
 }
 
 func pick[T any](r *rand.Rand, of ...T) T   { return of[r.IntN(len(of))] }
@@ -117,33 +202,36 @@ var imageSize = map[string]int64{"app:1": 10 << 20, "big:1": 300 << 20, "huge:1"
 func randomWorld(r *rand.Rand) *oracleWorld {
 	w := &oracleWorld{}
 	for i := range 1 + r.IntN(8) {
-		n := node(fmt.Sprint("n", i), pick(r, "1", "2", "4", "7"), func(n *corev1.Node) {
-			n.Status.Allocatable[corev1.ResourceMemory] = amount(pick(r, "1Gi", "4Gi", "9Gi"))
-			n.Status.Allocatable[corev1.ResourcePods] = amount(pick(r, "2", "5", "110"))
-			if chance(r, 80) {
-				n.Labels[corev1.LabelTopologyZone] = pick(r, "east", "west", "north")
-			}
-			if chance(r, 60) {
-				n.Labels["rack"] = pick(r, "r1", "r2")
-			}
-			if chance(r, 25) {
-				key, effect := taintOf(r)
-				n.Spec.Taints = []corev1.Taint{{Key: key, Value: "x", Effect: corev1.TaintEffect(effect)}}
-			}
-			n.Spec.Unschedulable = chance(r, 7)
-			for _, image := range slices.Sorted(maps.Keys(imageSize)) { // in order: a seed makes one cluster
-				if chance(r, 30) {
-					n.Status.Images = append(n.Status.Images, corev1.ContainerImage{Names: []string{image}, SizeBytes: imageSize[image]})
-				}
-			}
-		})
-		w.nodes = append(w.nodes, n)
+		w.nodes = append(w.nodes, randomNode(r, fmt.Sprint("n", i)))
 	}
 	for i := range r.IntN(14) {
 		w.there = append(w.there, randomPod(r, fmt.Sprint("there-", i), on(pick(r, w.nodes...).Name)))
 	}
 	w.pod = randomPod(r, "p")
 	return w
+}
+
+func randomNode(r *rand.Rand, name string) *corev1.Node {
+	return node(name, pick(r, "1", "2", "4", "7"), func(n *corev1.Node) {
+		n.Status.Allocatable[corev1.ResourceMemory] = amount(pick(r, "1Gi", "4Gi", "9Gi"))
+		n.Status.Allocatable[corev1.ResourcePods] = amount(pick(r, "2", "5", "110"))
+		if chance(r, 80) {
+			n.Labels[corev1.LabelTopologyZone] = pick(r, "east", "west", "north")
+		}
+		if chance(r, 60) {
+			n.Labels["rack"] = pick(r, "r1", "r2")
+		}
+		if chance(r, 25) {
+			key, effect := taintOf(r)
+			n.Spec.Taints = []corev1.Taint{{Key: key, Value: "x", Effect: corev1.TaintEffect(effect)}}
+		}
+		n.Spec.Unschedulable = chance(r, 7)
+		for _, image := range slices.Sorted(maps.Keys(imageSize)) { // in order: a seed makes one cluster
+			if chance(r, 30) {
+				n.Status.Images = append(n.Status.Images, corev1.ContainerImage{Names: []string{image}, SizeBytes: imageSize[image]})
+			}
+		}
+	})
 }
 
 func randomPod(r *rand.Rand, name string, change ...func(*corev1.Pod)) *corev1.Pod {

@@ -15,7 +15,7 @@ type affinityTerm struct {
 	nsSelector  labels.Selector // nil selects none
 	selector    labels.Selector
 	topologyKey string
-	weight      int32 // of preferred terms
+	weight      int32
 }
 
 // affinityTerms are a pod's inter-pod rules.
@@ -48,7 +48,7 @@ func parseAffinity(pod *corev1.Pod) (t affinityTerms) {
 	}
 	required := func(terms []corev1.PodAffinityTerm) (out []affinityTerm) {
 		for i := range terms {
-			out = append(out, parse(&terms[i], 0))
+			out = append(out, parse(&terms[i], hardAffinityWeight))
 		}
 		return out
 	}
@@ -81,9 +81,6 @@ func (t *affinityTerm) selects(pod *corev1.Pod, nsLabels labels.Set) bool {
 	return inNamespace && t.selector.Matches(labels.Set(pod.Labels))
 }
 
-// topology is a label with its value: the place that pods share.
-type topology struct{ key, value string }
-
 // interPodAffinity keeps pods together and apart. A pod's own required terms
 // must hold, and no pod that is there may be driven away by its anti-affinity.
 //
@@ -97,50 +94,69 @@ func (*interPodAffinity) Name() string { return "InterPodAffinity" }
 
 // podMeeting is what PreFilter finds: where pods are that attract or repel.
 type podMeeting struct {
-	terms     affinityTerms
-	attracted map[topology]int // pods that all of the pod's own affinity terms select
-	repelled  map[topology]int // pods that its anti-affinity terms select
-	unwelcome map[topology]int // pods there that do not want it
+	attracted *sum // pods that all of the pod's own affinity terms select
+	repelled  *sum // pods that its anti-affinity terms select
+	unwelcome *sum // pods whose anti-affinity terms select it
 }
 
 func (p *interPodAffinity) PreFilter(c *Cycle) *Status {
-	terms := parseAffinity(c.Pod)
-	if len(terms.affinity) == 0 && len(terms.anti) == 0 && len(c.Snapshot.withAnti) == 0 {
+	m := &podMeeting{&sum{}, &sum{}, &sum{}}
+	own, others := len(c.terms.affinity)+len(c.terms.anti) > 0, c.Snapshot.withAnti > 0
+	if own {
+		t := c.tally("InterPodAffinity/own/"+termsKey(c.Pod), 2, p.own(c.terms))
+		m.attracted, m.repelled = &t.sums[0], &t.sums[1]
+	}
+	if others {
+		m.unwelcome = &c.tally("InterPodAffinity/others/"+labelsKey(c.Pod), 1, p.others(c.Pod)).sums[0]
+	}
+	if !own && !others {
 		return verdict(Skip)
-	}
-	m := &podMeeting{terms, map[topology]int{}, map[topology]int{}, map[topology]int{}}
-	own := p.namespaceLabels(c.Pod.Namespace)
-	for _, n := range c.Snapshot.withAnti {
-		for _, other := range n.Pods {
-			for i := range other.terms.anti {
-				if t := &other.terms.anti[i]; t.selects(c.Pod, own) {
-					count(m.unwelcome, n, t.topologyKey)
-				}
-			}
-		}
-	}
-	if len(terms.affinity)+len(terms.anti) > 0 {
-		for _, n := range c.Snapshot.Nodes {
-			for _, other := range n.Pods {
-				p.meet(m, n, other.Pod)
-			}
-		}
 	}
 	note(c, "InterPodAffinity", m)
 	return nil
 }
 
-// meet counts one pod that is there under the incoming pod's terms.
-func (p *interPodAffinity) meet(m *podMeeting, n *NodeInfo, other *corev1.Pod) {
-	ns := p.namespaceLabels(other.Namespace)
-	if len(m.terms.affinity) > 0 && selectedByAll(m.terms.affinity, other, ns) {
-		for i := range m.terms.affinity {
-			count(m.attracted, n, m.terms.affinity[i].topologyKey)
+// termsKey says all that a pod's own terms depend on, labelsKey all that the terms
+// of others look at.
+func termsKey(pod *corev1.Pod) string {
+	terms, _ := pod.Spec.Affinity.Marshal() // it came over the wire, so it can go there
+	return pod.Namespace + "/" + string(terms)
+}
+
+func labelsKey(pod *corev1.Pod) string { return pod.Namespace + "/" + labels.FormatLabels(pod.Labels) }
+
+// own counts the pods of a node that the terms of the incoming pod select.
+func (p *interPodAffinity) own(terms affinityTerms) func(*NodeInfo) shares {
+	return func(n *NodeInfo) (out shares) {
+		for _, other := range n.Pods {
+			ns := p.namespaceLabels(other.Pod.Namespace)
+			if selectedByAll(terms.affinity, other.Pod, ns) {
+				out.weigh(0, n, terms.affinity, 1, other.Pod, ns)
+			}
+			out.weigh(1, n, terms.anti, 1, other.Pod, ns)
 		}
+		return out
 	}
-	for i := range m.terms.anti {
-		if t := &m.terms.anti[i]; t.selects(other, ns) {
-			count(m.repelled, n, t.topologyKey)
+}
+
+// others counts the anti-affinity terms on a node that select the incoming pod.
+func (p *interPodAffinity) others(pod *corev1.Pod) func(*NodeInfo) shares {
+	return func(n *NodeInfo) (out shares) {
+		if n.withAnti > 0 {
+			ns := p.namespaceLabels(pod.Namespace)
+			for _, other := range n.Pods {
+				out.weigh(0, n, other.terms.anti, 1, pod, ns)
+			}
+		}
+		return out
+	}
+}
+
+// weigh adds the weights of those terms that select a pod.
+func (s *shares) weigh(sum int, n *NodeInfo, terms []affinityTerm, sign int, pod *corev1.Pod, ns labels.Set) {
+	for i := range terms {
+		if v, ok := n.Node.Labels[terms[i].topologyKey]; ok && terms[i].selects(pod, ns) {
+			s.add(sum, terms[i].topologyKey, v, sign*int(terms[i].weight))
 		}
 	}
 }
@@ -154,26 +170,15 @@ func selectedByAll(terms []affinityTerm, pod *corev1.Pod, ns labels.Set) bool {
 	return true
 }
 
-func count(m map[topology]int, n *NodeInfo, key string) {
-	if v, ok := n.Node.Labels[key]; ok {
-		m[topology{key, v}]++
-	}
-}
-
 func (p *interPodAffinity) Filter(c *Cycle, n *NodeInfo) *Status {
 	m := noted[*podMeeting](c, "InterPodAffinity")
-	if !p.affinityHolds(c, m, n) {
+	switch {
+	case !p.affinityHolds(c, m, n):
 		return verdict(Unresolvable, "node(s) didn't match pod affinity rules")
-	}
-	for i := range m.terms.anti {
-		if v, ok := n.Node.Labels[m.terms.anti[i].topologyKey]; ok && m.repelled[topology{m.terms.anti[i].topologyKey, v}] > 0 {
-			return verdict(Unschedulable, "node(s) didn't match pod anti-affinity rules")
-		}
-	}
-	for key, v := range n.Node.Labels {
-		if len(m.unwelcome) > 0 && m.unwelcome[topology{key, v}] > 0 {
-			return verdict(Unschedulable, "node(s) didn't satisfy existing pods anti-affinity rules")
-		}
+	case m.repelled.at(n.Node.Labels) > 0:
+		return verdict(Unschedulable, "node(s) didn't match pod anti-affinity rules")
+	case m.unwelcome.at(n.Node.Labels) > 0:
+		return verdict(Unschedulable, "node(s) didn't satisfy existing pods anti-affinity rules")
 	}
 	return nil
 }
@@ -182,68 +187,71 @@ func (p *interPodAffinity) Filter(c *Cycle, n *NodeInfo) *Status {
 // own kind: there is nobody yet to be near.
 func (p *interPodAffinity) affinityHolds(c *Cycle, m *podMeeting, n *NodeInfo) bool {
 	near := true
-	for i := range m.terms.affinity {
-		v, ok := n.Node.Labels[m.terms.affinity[i].topologyKey]
+	for i := range c.terms.affinity {
+		key := c.terms.affinity[i].topologyKey
+		v, ok := n.Node.Labels[key]
 		if !ok {
 			return false
 		}
-		near = near && m.attracted[topology{m.terms.affinity[i].topologyKey, v}] > 0
+		near = near && m.attracted.domains[key][v].n > 0
 	}
-	if near {
-		return true
-	}
-	return len(m.attracted) == 0 && selectedByAll(m.terms.affinity, c.Pod, p.namespaceLabels(c.Pod.Namespace))
+	return near || len(m.attracted.domains) == 0 && selectedByAll(c.terms.affinity, c.Pod, p.namespaceLabels(c.Pod.Namespace))
 }
 
 // hardAffinityWeight is what a required affinity of a pod that is there adds to
 // the score of places near it.
 const hardAffinityWeight = 1
 
-func (p *interPodAffinity) PreScore(c *Cycle, nodes []*NodeInfo) *Status {
-	terms := parseAffinity(c.Pod)
-	own := len(terms.preferredAffinity)+len(terms.preferredAnti) > 0
-	look := c.Snapshot.withAffinity
-	if own {
-		look = c.Snapshot.Nodes
-	}
-	if len(look) == 0 {
-		return verdict(Skip)
-	}
-	sums := map[topology]int64{}
-	add := func(ts []affinityTerm, pod *corev1.Pod, n *NodeInfo, sign int64) {
-		ns := p.namespaceLabels(pod.Namespace)
-		for i := range ts {
-			if v, ok := n.Node.Labels[ts[i].topologyKey]; ok && ts[i].selects(pod, ns) {
-				w := int64(ts[i].weight)
-				if w == 0 {
-					w = hardAffinityWeight
-				}
-				sums[topology{ts[i].topologyKey, v}] += sign * w
-			}
+func (p *interPodAffinity) PreScore(c *Cycle, _ []*NodeInfo) *Status {
+	var wishes []*sum
+	ask := func(key string, f func(*NodeInfo) shares) {
+		if s := &c.Snapshot.tally(key, 1, f).sums[0]; len(s.domains) > 0 {
+			wishes = append(wishes, s)
 		}
 	}
-	for _, n := range look {
-		for _, other := range n.Pods {
-			add(terms.preferredAffinity, other.Pod, n, 1)
-			add(terms.preferredAnti, other.Pod, n, -1)
-			add(other.terms.affinity, c.Pod, n, 1)
-			add(other.terms.preferredAffinity, c.Pod, n, 1)
-			add(other.terms.preferredAnti, c.Pod, n, -1)
-		}
+	if len(c.terms.preferredAffinity)+len(c.terms.preferredAnti) > 0 {
+		ask("InterPodAffinity/own wishes/"+termsKey(c.Pod), p.ownWishes(c.terms))
 	}
-	if len(sums) == 0 {
+	if c.Snapshot.withAffinity > 0 {
+		ask("InterPodAffinity/wishes of others/"+labelsKey(c.Pod), p.othersWishes(c.Pod))
+	}
+	if len(wishes) == 0 {
 		return verdict(Skip)
 	}
-	note(c, "InterPodAffinity/score", sums)
+	note(c, "InterPodAffinity/score", wishes)
 	return nil
 }
 
-func (*interPodAffinity) Score(c *Cycle, n *NodeInfo) int64 {
-	var score int64
-	for t, w := range noted[map[topology]int64](c, "InterPodAffinity/score") {
-		if n.Node.Labels[t.key] == t.value {
-			score += w
+// ownWishes weighs the pods of a node by the preferences of the incoming pod.
+func (p *interPodAffinity) ownWishes(terms affinityTerms) func(*NodeInfo) shares {
+	return func(n *NodeInfo) (out shares) {
+		for _, other := range n.Pods {
+			ns := p.namespaceLabels(other.Pod.Namespace)
+			out.weigh(0, n, terms.preferredAffinity, 1, other.Pod, ns)
+			out.weigh(0, n, terms.preferredAnti, -1, other.Pod, ns)
 		}
+		return out
+	}
+}
+
+// othersWishes weighs the incoming pod by the terms of the pods on a node.
+func (p *interPodAffinity) othersWishes(pod *corev1.Pod) func(*NodeInfo) shares {
+	return func(n *NodeInfo) (out shares) {
+		if n.withAffinity > 0 {
+			ns := p.namespaceLabels(pod.Namespace)
+			for _, other := range n.Pods {
+				out.weigh(0, n, other.terms.affinity, 1, pod, ns)
+				out.weigh(0, n, other.terms.preferredAffinity, 1, pod, ns)
+				out.weigh(0, n, other.terms.preferredAnti, -1, pod, ns)
+			}
+		}
+		return out
+	}
+}
+
+func (*interPodAffinity) Score(c *Cycle, n *NodeInfo) (score int64) {
+	for _, s := range noted[[]*sum](c, "InterPodAffinity/score") {
+		score += int64(s.at(n.Node.Labels))
 	}
 	return score
 }

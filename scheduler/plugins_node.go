@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -164,16 +165,14 @@ type nodePorts struct{}
 func (nodePorts) Name() string { return "NodePorts" }
 
 func (nodePorts) PreFilter(c *Cycle) *Status {
-	ports := hostPorts(c.Pod)
-	if len(ports) == 0 {
+	if len(c.ports) == 0 {
 		return verdict(Skip)
 	}
-	note(c, "NodePorts", ports)
 	return nil
 }
 
 func (nodePorts) Filter(c *Cycle, n *NodeInfo) *Status {
-	if !n.portsFree(noted[[]hostPort](c, "NodePorts")) {
+	if !n.portsFree(c.ports) {
 		return verdict(Unschedulable, "node(s) didn't have free ports for the requested pod ports")
 	}
 	return nil
@@ -199,26 +198,18 @@ const (
 func (imageLocality) Name() string { return "ImageLocality" }
 
 func (imageLocality) PreScore(c *Cycle, _ []*NodeInfo) *Status {
-	spread := map[string]int{} // image -> nodes that have it
-	for _, img := range podImages(c.Pod) {
-		for _, n := range c.Snapshot.Nodes {
-			if _, ok := n.images[img]; ok {
-				spread[img]++
-			}
-		}
-	}
-	if len(spread) == 0 {
+	images := podImages(c.Pod)
+	if !slices.ContainsFunc(images, func(img string) bool { return c.Snapshot.images[img] > 0 }) {
 		return verdict(Skip)
 	}
-	note(c, "ImageLocality", spread)
+	note(c, "ImageLocality", images)
 	return nil
 }
 
 func (imageLocality) Score(c *Cycle, n *NodeInfo) int64 {
-	spread, images := noted[map[string]int](c, "ImageLocality"), podImages(c.Pod)
 	var sum int64
-	for _, img := range images {
-		sum += int64(float64(n.images[img]) * float64(spread[img]) / float64(len(c.Snapshot.Nodes)))
+	for _, img := range noted[[]string](c, "ImageLocality") {
+		sum += int64(float64(n.images[img]) * float64(c.Snapshot.images[img]) / float64(len(c.Snapshot.Nodes)))
 	}
 	most := int64(maxImageBytes) * int64(len(c.Pod.Spec.InitContainers)+len(c.Pod.Spec.Containers))
 	sum = min(max(sum, minImageBytes), most)

@@ -1,7 +1,9 @@
 package scheduler
 
 import (
+	"fmt"
 	"math"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -15,6 +17,16 @@ type spreadConstraint struct {
 	selector                   labels.Selector
 	minDomains                 int32
 	honorAffinity, honorTaints bool
+	// perNode takes each node for a domain of its own, whatever its label is.
+	perNode bool
+}
+
+// domain is the one that a node is in.
+func (c *spreadConstraint) domain(n *NodeInfo) string {
+	if c.perNode {
+		return n.Name()
+	}
+	return n.Node.Labels[c.key]
 }
 
 // topologySpread spreads pods of one kind over nodes and zones: strictly where a
@@ -111,11 +123,47 @@ func (c *spreadConstraint) matching(namespace string, n *NodeInfo) int {
 	return count
 }
 
-// spreading is what PreFilter finds: the constraints and, for each, how many
-// matching pods each domain has.
+// spreading is what PreFilter and PreScore find: the constraints and, for each of
+// them, how many matching pods each domain has.
 type spreading struct {
 	constraints []spreadConstraint
-	domains     []map[string]int
+	sums        []sum
+	self        []int              // for Filter: whether the pod itself counts, 0 or 1
+	weights     []float64          // for Score
+	ignored     map[*NodeInfo]bool // for Score: nodes that lack a topology label of the pod's own constraints
+}
+
+// count counts the pods of a node under each constraint. A node that lacks a label
+// of one counts for none, unless all is set.
+func count(pod *corev1.Pod, constraints []spreadConstraint, all bool) func(*NodeInfo) shares {
+	affinity := nodeaffinity.GetRequiredNodeAffinity(pod)
+	return func(n *NodeInfo) (out shares) {
+		if !all && !hasAll(constraints, n) {
+			return nil
+		}
+		for i := range constraints {
+			if c := &constraints[i]; c.counts(pod, n, affinity) {
+				out.add(i, c.key, c.domain(n), c.matching(pod.Namespace, n))
+			}
+		}
+		return out
+	}
+}
+
+// spreadKey says all that count depends on.
+func spreadKey(pod *corev1.Pod, constraints []spreadConstraint, all bool) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "PodTopologySpread/%s/%t", pod.Namespace, all)
+	for _, c := range constraints {
+		fmt.Fprintf(&b, "/%s %s %t %t %t", c.key, c.selector, c.perNode, c.honorAffinity, c.honorTaints)
+	}
+	where := corev1.PodSpec{NodeSelector: pod.Spec.NodeSelector, Tolerations: pod.Spec.Tolerations}
+	if a := pod.Spec.Affinity; a != nil {
+		where.Affinity = &corev1.Affinity{NodeAffinity: a.NodeAffinity}
+	}
+	raw, _ := where.Marshal() // it came over the wire, so it can go there
+	b.Write(raw)
+	return b.String()
 }
 
 func (p *topologySpread) PreFilter(c *Cycle) *Status {
@@ -123,16 +171,14 @@ func (p *topologySpread) PreFilter(c *Cycle) *Status {
 	if len(s.constraints) == 0 {
 		return verdict(Skip)
 	}
-	affinity := nodeaffinity.GetRequiredNodeAffinity(c.Pod)
 	for i := range s.constraints {
-		sc, domains := &s.constraints[i], map[string]int{}
-		for _, n := range c.Snapshot.Nodes {
-			if hasAll(s.constraints, n) && sc.counts(c.Pod, n, affinity) {
-				domains[n.Node.Labels[sc.key]] += sc.matching(c.Pod.Namespace, n)
-			}
+		self := 0
+		if s.constraints[i].selector.Matches(labels.Set(c.Pod.Labels)) {
+			self = 1
 		}
-		s.domains = append(s.domains, domains)
+		s.self = append(s.self, self)
 	}
+	s.sums = c.tally(spreadKey(c.Pod, s.constraints, false), len(s.constraints), count(c.Pod, s.constraints, false)).sums
 	note(c, "PodTopologySpread", s)
 	return nil
 }
@@ -140,127 +186,81 @@ func (p *topologySpread) PreFilter(c *Cycle) *Status {
 func (p *topologySpread) Filter(c *Cycle, n *NodeInfo) *Status {
 	s := noted[*spreading](c, "PodTopologySpread")
 	for i := range s.constraints {
-		sc, domains := &s.constraints[i], s.domains[i]
+		sc, domains := &s.constraints[i], s.sums[i].domains[s.constraints[i].key]
 		value, ok := n.Node.Labels[sc.key]
 		if !ok {
 			return verdict(Unresolvable, "node(s) didn't match pod topology spread constraints (missing required label)")
 		}
-		self := 0
-		if sc.selector.Matches(labels.Set(c.Pod.Labels)) {
-			self = 1
+		fewest := 0 // while there are fewer domains than there shall be
+		if len(domains) >= int(sc.minDomains) {
+			fewest = s.sums[i].fewest()
 		}
-		if domains[value]+self-fewest(domains, sc.minDomains) > int(sc.maxSkew) {
+		if domains[value].n+s.self[i]-fewest > int(sc.maxSkew) {
 			return verdict(Unschedulable, "node(s) didn't match pod topology spread constraints")
 		}
 	}
 	return nil
 }
 
-// fewest is the least count of a domain, or 0 while there are fewer domains than
-// there shall be.
-func fewest(domains map[string]int, minDomains int32) int {
-	if len(domains) < int(minDomains) {
-		return 0
-	}
-	least := math.MaxInt
-	for _, n := range domains {
-		least = min(least, n)
-	}
-	if least == math.MaxInt {
-		return 0
-	}
-	return least
-}
-
-// spreadScore is what PreScore finds.
-type spreadScore struct {
-	constraints []spreadConstraint
-	domains     []map[string]int // nil for the host name: there each node is its own
-	weights     []float64
-	ignored     map[*NodeInfo]bool // lack a topology label of the pod's own constraints
-}
-
 func (p *topologySpread) PreScore(c *Cycle, nodes []*NodeInfo) *Status {
-	s := &spreadScore{constraints: parseSpread(c.Pod, corev1.ScheduleAnyway), ignored: map[*NodeInfo]bool{}}
-	own := len(c.Pod.Spec.TopologySpreadConstraints) > 0
-	if !own {
+	s := &spreading{constraints: parseSpread(c.Pod, corev1.ScheduleAnyway), ignored: map[*NodeInfo]bool{}}
+	defaults := len(c.Pod.Spec.TopologySpreadConstraints) == 0
+	if defaults {
 		s.constraints = p.defaultConstraints(c.Pod)
 	}
 	if len(s.constraints) == 0 {
 		return verdict(Skip)
 	}
+	for i := range s.constraints {
+		s.constraints[i].perNode = s.constraints[i].key == corev1.LabelHostname
+	}
 	for _, n := range nodes {
-		if own && !hasAll(s.constraints, n) {
+		if !defaults && !hasAll(s.constraints, n) {
 			s.ignored[n] = true
 		}
 	}
-	affinity := nodeaffinity.GetRequiredNodeAffinity(c.Pod)
+	s.sums = c.Snapshot.tally(spreadKey(c.Pod, s.constraints, defaults), len(s.constraints), count(c.Pod, s.constraints, defaults)).sums
 	for i := range s.constraints {
-		sc := &s.constraints[i]
-		size := len(nodes) - len(s.ignored)
-		var domains map[string]int
-		if sc.key != corev1.LabelHostname {
-			domains = p.countDomains(c, s, sc, nodes, affinity)
-			size = len(domains)
-		}
-		s.domains = append(s.domains, domains)
 		// The more domains there are, the less one pod more or less in one means.
-		s.weights = append(s.weights, math.Log(float64(size+2)))
+		s.weights = append(s.weights, math.Log(float64(s.domains(&s.constraints[i], nodes)+2)))
 	}
 	note(c, "PodTopologySpread/score", s)
 	return nil
 }
 
-// countDomains counts matching pods in the domains that the candidates are in,
-// over all nodes of these domains. Under the default constraints the nodes without
-// the label are a domain, too.
-func (p *topologySpread) countDomains(c *Cycle, s *spreadScore, sc *spreadConstraint, nodes []*NodeInfo, affinity nodeaffinity.RequiredNodeAffinity) map[string]int {
-	domains := map[string]int{}
+// domains is how many domains the candidates are in. Under the default constraints
+// the nodes without the label are one, too.
+func (s *spreading) domains(c *spreadConstraint, nodes []*NodeInfo) int {
+	if c.perNode {
+		return len(nodes) - len(s.ignored)
+	}
+	seen := map[string]bool{}
 	for _, n := range nodes {
 		if !s.ignored[n] {
-			domains[n.Node.Labels[sc.key]] = 0
+			seen[c.domain(n)] = true
 		}
 	}
-	if len(domains) == 0 {
-		return domains
-	}
-	own := len(c.Pod.Spec.TopologySpreadConstraints) > 0
-	for _, n := range c.Snapshot.Nodes {
-		if v := n.Node.Labels[sc.key]; (!own || hasAll(s.constraints, n)) && sc.counts(c.Pod, n, affinity) {
-			if _, ok := domains[v]; ok {
-				domains[v] += sc.matching(c.Pod.Namespace, n)
-			}
-		}
-	}
-	return domains
+	return len(seen)
 }
 
 func (p *topologySpread) Score(c *Cycle, n *NodeInfo) int64 {
-	s := noted[*spreadScore](c, "PodTopologySpread/score")
+	s := noted[*spreading](c, "PodTopologySpread/score")
 	if s.ignored[n] {
 		return 0
 	}
 	var score float64
 	for i := range s.constraints {
 		sc := &s.constraints[i]
-		v, ok := n.Node.Labels[sc.key]
-		if !ok {
-			continue
+		if _, ok := n.Node.Labels[sc.key]; ok {
+			score += float64(s.sums[i].domains[sc.key][sc.domain(n)].n)*s.weights[i] + float64(sc.maxSkew-1)
 		}
-		count := 0
-		if s.domains[i] == nil {
-			count = sc.matching(c.Pod.Namespace, n)
-		} else {
-			count = s.domains[i][v]
-		}
-		score += float64(count)*s.weights[i] + float64(sc.maxSkew-1)
 	}
 	return int64(math.Round(score))
 }
 
 // Normalize turns fewer pods into better scores. Nodes that lack a label get 0.
 func (p *topologySpread) Normalize(c *Cycle, scores []NodeScore) {
-	s := noted[*spreadScore](c, "PodTopologySpread/score")
+	s := noted[*spreading](c, "PodTopologySpread/score")
 	least, most := int64(math.MaxInt64), int64(0)
 	for _, ns := range scores {
 		if !s.ignored[ns.Node] {

@@ -221,8 +221,7 @@ func (p *volumeBinding) Reserve(c *Cycle, node string) *Status {
 	if found == nil || len(found.waiting) == 0 {
 		return nil
 	}
-	i := slices.IndexFunc(c.Snapshot.Nodes, func(n *NodeInfo) bool { return n.Name() == node })
-	chosen, ok := p.match(found.waiting, c.Snapshot.Nodes[i].Node)
+	chosen, ok := p.match(found.waiting, c.Snapshot.Nodes[c.Snapshot.index[node]].Node)
 	if !ok {
 		return verdict(Unschedulable, "node(s) didn't find available persistent volumes to bind")
 	}

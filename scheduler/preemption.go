@@ -4,10 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -30,12 +31,29 @@ type nominator struct {
 	on   map[string]map[types.UID]*PodInfo
 }
 
-// set follows the pod's status.
-func (n *nominator) set(pod *corev1.Pod) { n.nominate(pod, pod.Status.NominatedNodeName) }
+// update follows the pod's status; old is the pod as it was, nil if it is new. News
+// of a pod that were written before its nomination do not undo it.
+//
+// Upstream: pkg/scheduler/backend/queue/nominator.go, nominator.UpdateNominatedPod.
+func (n *nominator) update(old, pod *corev1.Pod) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	node := pod.Status.NominatedNodeName
+	if node == "" && old != nil && old.Status.NominatedNodeName == "" {
+		node = n.node[pod.UID]
+	}
+	n.put(pod, node)
+}
 
+// nominate keeps room on a node for a pod; on none for "".
 func (n *nominator) nominate(pod *corev1.Pod, node string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.put(pod, node)
+}
+
+// put is nominate; the caller holds mu.
+func (n *nominator) put(pod *corev1.Pod, node string) {
 	n.drop(pod.UID)
 	if node == "" {
 		return
@@ -76,11 +94,28 @@ func (n *nominator) of(pod *corev1.Pod) string {
 	return pod.Status.NominatedNodeName
 }
 
+// outrank ends the nominations to a node of pods that are less important than pod,
+// and returns these pods.
+func (n *nominator) outrank(node string, pod *corev1.Pod) (lower []*corev1.Pod) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for uid, info := range n.on[node] {
+		if corev1helpers.PodPriority(info.Pod) < corev1helpers.PodPriority(pod) {
+			n.drop(uid)
+			lower = append(lower, info.Pod)
+		}
+	}
+	return lower
+}
+
 // addTo is the node with the other pods counted in that were nominated to it and
 // are at least as important; the node itself if there are none.
 func (n *nominator) addTo(node *NodeInfo, pod *corev1.Pod) *NodeInfo {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if len(n.on) == 0 {
+		return node
+	}
 	for uid, info := range n.on[node.Name()] {
 		if uid != pod.UID && corev1helpers.PodPriority(info.Pod) >= corev1helpers.PodPriority(pod) {
 			node = node.withPod(info)
@@ -96,75 +131,98 @@ type victims struct {
 	violations int        // of disruption budgets
 }
 
-// preempt looks for a node on which less important pods could make room, ends
-// them, and nominates the node. message is what it has to say for the event.
+// postFilter looks for a node on which less important pods could make room, and
+// notes in fit what it decides and has to say.
 //
 // Upstream: pkg/scheduler/framework/preemption/preemption.go, Evaluator.Preempt.
-func (s *Scheduler) preempt(ctx context.Context, c *Cycle, fit *fitError) (nominee, message string) {
+func (s *Scheduler) postFilter(c *Cycle, fit *fitError) {
+	fit.nominee = new("")
+	if fit.total == 0 || fit.internal() {
+		return
+	}
 	// Upstream's dynamic resources plugin speaks first; there are no claims here.
 	const prefix = "no new claims to deallocate, preemption: "
 	if p := c.Pod.Spec.PreemptionPolicy; p != nil && *p == corev1.PreemptNever {
-		return "", prefix + "not eligible due to preemptionPolicy=Never."
+		fit.nominee, fit.post = nil, prefix+"not eligible due to preemptionPolicy=Never."
+		return
 	}
-	if s.awaitsVictims(c) {
-		return "", prefix + "not eligible due to a terminating pod on the nominated node."
+	if s.awaitsVictims(c, fit) {
+		fit.nominee, fit.post = nil, prefix+"not eligible due to a terminating pod on the nominated node."
+		return
 	}
-	why := map[string]*Status{}
-	var candidates []*victims
+	candidates, why := s.candidates(c, fit)
+	if len(candidates) == 0 {
+		fit.post = prefix + fmt.Sprintf("0/%d nodes are available: %s.", fit.total, why)
+		return
+	}
+	choice := slices.MinFunc(candidates, lessHarm)
+	fit.nominee, fit.victims = new(choice.node.Name()), choice.pods
+}
+
+// candidates are nodes where the end of some pods would help, enough of them. why
+// says what speaks against the others. Pods that come one after the other look at
+// nodes in the same order, and so one node after the other is emptied for them.
+//
+// Upstream: pkg/scheduler/framework/preemption/preemption.go, Evaluator.DryRunPreemption,
+// which begins anywhere.
+func (s *Scheduler) candidates(c *Cycle, fit *fitError) (found []*victims, why histogram) {
+	var potential []int
+	for _, r := range fit.rejected {
+		if r.Code != Unresolvable {
+			potential = append(potential, r.node)
+		}
+	}
+	why = histogram{}
+	if hopeless := fit.total - len(potential); hopeless > 0 {
+		why.add(hopeless, "Preemption is not helpful for scheduling")
+	}
 	budgets := s.budgets.List()
-	for _, n := range c.Snapshot.Nodes {
-		st := fit.verdicts[n.Name()]
-		if fit.whole != nil {
-			st = fit.whole
-		}
-		if st == nil {
-			continue // not looked at
-		}
-		if st.Code == Unresolvable {
-			why[n.Name()] = verdict(Unresolvable, "Preemption is not helpful for scheduling")
+	harmless := false
+	for _, node := range potential {
+		v := s.victimsOn(c, node, budgets)
+		if v == nil {
+			why.add(1, "No preemption victims found for incoming pod")
 			continue
 		}
-		v, none := s.victimsOn(c, n, budgets)
-		if none != "" {
-			why[n.Name()] = verdict(Unschedulable, none)
-			continue
-		}
-		candidates = append(candidates, v)
-		if len(candidates) >= max(100, len(c.Snapshot.Nodes)/10) {
+		found = append(found, v)
+		harmless = harmless || v.violations == 0
+		if harmless && len(found) >= max(100, len(potential)/10) {
 			break
 		}
 	}
-	if len(candidates) == 0 {
-		return "", prefix + fmt.Sprintf("0/%d nodes are available: %s.", fit.total, strings.Join(histogram(why), ", "))
-	}
-	choice := slices.MinFunc(candidates, lessHarm)
-	s.nominated.nominate(c.Pod, choice.node.Name())
-	s.wg.Go(func() { s.end(ctx, c.Pod, choice) })
-	return choice.node.Name(), ""
+	return found, why
 }
 
-// awaitsVictims says whether an earlier preemption for this pod is still at
-// work: its victims are terminating.
-func (s *Scheduler) awaitsVictims(c *Cycle) bool {
-	nominee := s.nominated.of(c.Pod)
-	for _, n := range c.Snapshot.Nodes {
-		if n.Name() != nominee {
-			continue
-		}
-		for _, p := range n.Pods {
-			if p.Pod.DeletionTimestamp != nil && corev1helpers.PodPriority(p.Pod) < corev1helpers.PodPriority(c.Pod) {
-				return true
-			}
-		}
+// awaitsVictims says whether an earlier preemption for this pod is still at work:
+// its victims are terminating, on a node that they can free for it.
+//
+// Upstream: pkg/scheduler/framework/plugins/defaultpreemption/default_preemption.go,
+// DefaultPreemption.PodEligibleToPreemptOthers.
+func (s *Scheduler) awaitsVictims(c *Cycle, fit *fitError) bool {
+	i, ok := c.Snapshot.index[s.nominated.of(c.Pod)]
+	if !ok || slices.ContainsFunc(fit.rejected, func(r rejection) bool { return r.node == i && r.Code == Unresolvable }) {
+		return false
 	}
-	return false
+	return slices.ContainsFunc(c.Snapshot.Nodes[i].Pods, func(p *PodInfo) bool {
+		return p.Pod.DeletionTimestamp != nil && corev1helpers.PodPriority(p.Pod) < corev1helpers.PodPriority(c.Pod) && preempted(p.Pod)
+	})
+}
+
+// preempted says whether a pod was ended for the sake of another one.
+func preempted(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
+	})
 }
 
 // victimsOn finds the fewest and least important pods of a node that must go:
 // first all less important ones go, then as many as can come back, those that a
-// budget protects and the more important ones first.
-func (s *Scheduler) victimsOn(c *Cycle, n *NodeInfo, budgets []*policyv1.PodDisruptionBudget) (v *victims, none string) {
+// budget protects and the more important ones first. It is nil if none would help.
+//
+// Upstream: pkg/scheduler/framework/plugins/defaultpreemption/default_preemption.go, DefaultPreemption.SelectVictimsOnNode.
+func (s *Scheduler) victimsOn(c *Cycle, node int, budgets []*policyv1.PodDisruptionBudget) *victims {
 	var lower []*PodInfo
+	n := c.Snapshot.Nodes[node]
 	rest := n
 	for _, p := range n.Pods {
 		if corev1helpers.PodPriority(p.Pod) < corev1helpers.PodPriority(c.Pod) {
@@ -172,18 +230,15 @@ func (s *Scheduler) victimsOn(c *Cycle, n *NodeInfo, budgets []*policyv1.PodDisr
 			rest = rest.withoutPod(p.Pod.UID)
 		}
 	}
-	if len(lower) == 0 {
-		return nil, "No preemption victims found for incoming pod"
-	}
-	if !s.fits(c, rest) {
-		return nil, "No preemption victims found for incoming pod"
+	if len(lower) == 0 || !s.filter(c, node, rest).OK() {
+		return nil
 	}
 	sort.SliceStable(lower, func(i, j int) bool { return moreImportant(lower[i].Pod, lower[j].Pod) })
 	violating, fine := splitByBudget(lower, budgets)
-	v = &victims{node: n}
+	v := &victims{node: n}
 	for i, group := range [][]*PodInfo{violating, fine} {
 		for _, p := range group {
-			if with := rest.withPod(p); s.fits(c, with) {
+			if with := rest.withPod(p); s.filter(c, node, with).OK() {
 				rest = with
 				continue
 			}
@@ -194,13 +249,7 @@ func (s *Scheduler) victimsOn(c *Cycle, n *NodeInfo, budgets []*policyv1.PodDisr
 		}
 	}
 	sort.SliceStable(v.pods, func(i, j int) bool { return moreImportant(v.pods[i].Pod, v.pods[j].Pod) })
-	return v, ""
-}
-
-// fits says whether the pod could run on a node as it would be.
-func (s *Scheduler) fits(c *Cycle, n *NodeInfo) bool {
-	trial := newCycle(c.Pod, c.Snapshot.with(n))
-	return s.framework.preFilter(trial).OK() && s.filter(trial, n).OK()
+	return v
 }
 
 // moreImportant orders pods by priority, then by how long they have run.
@@ -211,11 +260,14 @@ func moreImportant(a, b *corev1.Pod) bool {
 	return started(a).Before(started(b))
 }
 
-func started(p *corev1.Pod) *metav1.Time {
+// started is when a pod did; one that has not yet will do so after all others.
+//
+// Upstream: pkg/scheduler/util/utils.go, GetPodStartTime.
+func started(p *corev1.Pod) time.Time {
 	if p.Status.StartTime != nil {
-		return p.Status.StartTime
+		return p.Status.StartTime.Time
 	}
-	return &p.CreationTimestamp
+	return time.Unix(math.MaxInt32, 0)
 }
 
 // splitByBudget tells apart the pods whose end a disruption budget forbids.
@@ -267,27 +319,41 @@ func lessHarm(a, b *victims) int {
 			return 1
 		}
 	}
-	return -started(a.pods[0].Pod).Compare(started(b.pods[0].Pod).Time)
+	return -started(a.pods[0].Pod).Compare(started(b.pods[0].Pod))
 }
 
-// end deletes the victims, saying on each why.
-func (s *Scheduler) end(ctx context.Context, pod *corev1.Pod, v *victims) {
-	pods := client.For[*corev1.Pod](s.cfg.Client)
-	for _, p := range v.pods {
-		victim := p.Pod
-		if victim.DeletionTimestamp != nil {
-			continue
+// end deletes the victims, saying on each why, and ends the nominations of the
+// outranked: there may not be room for them any more.
+//
+// Upstream: pkg/scheduler/framework/preemption/preemption.go, Evaluator.prepareCandidateAsync.
+func (s *Scheduler) end(ctx context.Context, pod *corev1.Pod, fit *fitError, outranked []*corev1.Pod) {
+	for _, other := range outranked {
+		s.patch(ctx, other, map[string]any{"metadata": map[string]any{"uid": other.UID}, "status": map[string]any{"nominatedNodeName": ""}}, "status")
+	}
+	for _, info := range fit.victims {
+		victim := info.Pod
+		if _, other := s.ending.LoadOrStore(victim.UID, true); other || victim.DeletionTimestamp != nil {
+			continue // it is being ended, for another pod that fits there too
 		}
 		s.patch(ctx, victim, map[string]any{"metadata": map[string]any{"uid": victim.UID}, "status": map[string]any{"conditions": []corev1.PodCondition{{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
 			Message:            s.cfg.Name + ": preempting to accommodate a higher priority pod",
 			LastTransitionTime: metav1.Now(), ObservedGeneration: victim.Generation,
 		}}}}, "status")
-		err := pods.Delete(ctx, victim.Namespace, victim.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &victim.UID}})
+		err := s.delete(ctx, victim)
+		if err != nil {
+			s.ending.Delete(victim.UID)
+		}
 		if err != nil && !apierrors.IsNotFound(err) {
 			slog.Warn("could not preempt pod", "component", "scheduler", "pod", client.Key(victim), "err", err)
-			continue
+			s.queue.Stays(victim.UID)
+			return
 		}
-		s.cfg.Recorder.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", pod.UID, v.node.Name())
+		s.cfg.Recorder.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", pod.UID, *fit.nominee)
 	}
+}
+
+func (s *Scheduler) delete(ctx context.Context, pod *corev1.Pod) error {
+	defer s.turn()()
+	return client.For[*corev1.Pod](s.cfg.Client).Delete(ctx, pod.Namespace, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
 }

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"container/heap"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,16 +28,21 @@ type ClusterEvent struct {
 // queued is a pod that waits, with the history of its attempts.
 type queued struct {
 	pod      *corev1.Pod
-	added    time.Time // when it became ready to be tried
+	tried    *corev1.Pod // the version that was tried last; pod may change meanwhile
+	added    time.Time   // when it became ready to be tried
 	attempts int
 	failedAt time.Time
 	// turnedAwayBy are the plugins whose verdicts it failed on last time; empty
 	// after an error.
 	turnedAwayBy map[string]bool
-	index        int // in the active heap
-	// writing has a token while an attempt writes its verdict to the pod: what the
-	// next one writes must come after it.
-	writing chan struct{}
+	// awaited are pods that make room for it. Until all of them are terminating, it
+	// need not be tried; it would only have more of them ended.
+	awaited []*PodInfo
+	taken   int // how many of Queue.happened were there when it was taken
+	index   int // in the active heap
+	// written is closed when the verdict of the last attempt has been written to the
+	// pod: what the next one writes must come after it. It is nil before the first.
+	written chan struct{}
 }
 
 // backOff is how long the pod waits after its last failure: 1 s doubling to 10 s.
@@ -58,6 +64,7 @@ func (q *queued) backOff() time.Duration {
 type Queue struct {
 	helps func(ev ClusterEvent, pod *corev1.Pod, turnedAwayBy map[string]bool) bool
 	gate  func(*corev1.Pod) *Status
+	stays func(*corev1.Pod) bool // whether a pod is there and not terminating
 
 	mu            sync.Mutex
 	active        activeHeap
@@ -69,15 +76,14 @@ type Queue struct {
 	// happened are the events since the oldest pod in flight was taken, so that
 	// one that comes while a pod is being tried is not missed by it.
 	happened []ClusterEvent
-	taken    map[types.UID]int // how many of happened were there when it was taken
 	wake     chan struct{}
 }
 
-func newQueue(f *Framework) *Queue {
+func newQueue(f *Framework, stays func(*corev1.Pod) bool) *Queue {
 	return &Queue{
-		helps: f.helps, gate: f.preEnqueue, activeBy: map[types.UID]*queued{}, backingOff: map[types.UID]*queued{},
+		helps: f.helps, gate: f.preEnqueue, stays: stays, activeBy: map[types.UID]*queued{}, backingOff: map[types.UID]*queued{},
 		unschedulable: map[types.UID]*queued{}, gated: map[types.UID]*queued{}, inFlight: map[types.UID]*queued{},
-		taken: map[types.UID]int{}, wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1),
 	}
 }
 
@@ -89,7 +95,7 @@ func (q *Queue) Add(pod *corev1.Pod) {
 		q.update(p, pod)
 		return
 	}
-	q.enqueue(&queued{pod: pod, writing: make(chan struct{}, 1)})
+	q.enqueue(&queued{pod: pod})
 }
 
 // enqueue makes a pod active unless it is gated; the caller holds mu.
@@ -169,7 +175,7 @@ func (q *Queue) take() *queued {
 	delete(q.activeBy, uid)
 	delete(q.backingOff, uid)
 	p.attempts++
-	q.inFlight[uid], q.taken[uid] = p, len(q.happened)
+	p.tried, p.taken, q.inFlight[uid] = p.pod, len(q.happened), p
 	return p
 }
 
@@ -188,20 +194,25 @@ func (q *Queue) earliestBackingOff() (first *queued) {
 	return first
 }
 
-// Done says that a pod has a node, or is gone.
+// Done says that nothing that happens to the cluster concerns the pod any more: it
+// is being bound, or gone. Should the binding fail, Failed puts it back all the same.
 func (q *Queue) Done(p *queued) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.land(p)
 }
 
-// land takes a pod out of flight and drops events that nobody needs any more.
-func (q *Queue) land(p *queued) {
-	delete(q.inFlight, p.pod.UID)
-	delete(q.taken, p.pod.UID)
-	if len(q.inFlight) == 0 {
+// land takes a pod out of flight and returns the events since it was taken. Those
+// that nobody in flight needs are dropped.
+func (q *Queue) land(p *queued) (since []ClusterEvent) {
+	if q.inFlight[p.pod.UID] == nil {
+		return nil
+	}
+	since = q.happened[p.taken:]
+	if delete(q.inFlight, p.pod.UID); len(q.inFlight) == 0 {
 		q.happened = nil
 	}
+	return since
 }
 
 // Failed puts a pod back that found no node. turnedAwayBy are the plugins that
@@ -209,20 +220,42 @@ func (q *Queue) land(p *queued) {
 func (q *Queue) Failed(p *queued, turnedAwayBy map[string]bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	since := q.happened[min(q.taken[p.pod.UID], len(q.happened)):]
-	q.land(p)
+	since := q.land(p)
+	if q.find(p.pod.UID) != nil {
+		return // it changed while it was being bound, and was added anew
+	}
 	p.failedAt, p.turnedAwayBy = time.Now(), turnedAwayBy
 	if len(turnedAwayBy) == 0 {
 		q.ready(p)
 		return
 	}
 	for _, ev := range since {
-		if q.helps(ev, p.pod, turnedAwayBy) {
+		if q.helped(p, ev) {
 			q.ready(p)
 			return
 		}
 	}
 	q.unschedulable[p.pod.UID] = p
+}
+
+// helped says whether an event is a reason to try a pod again.
+//
+// Upstream: pkg/scheduler/framework/preemption/preemption.go, Evaluator.IsPodRunningPreemption.
+func (q *Queue) helped(p *queued, ev ClusterEvent) bool {
+	return q.helps(ev, p.pod, p.turnedAwayBy) && !slices.ContainsFunc(p.awaited, func(v *PodInfo) bool { return q.stays(v.Pod) })
+}
+
+// Stays says that a pod could not be ended: those that await its end are tried again.
+func (q *Queue) Stays(victim types.UID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for uid, p := range q.unschedulable {
+		if slices.ContainsFunc(p.awaited, func(v *PodInfo) bool { return v.Pod.UID == victim }) {
+			p.awaited = nil
+			delete(q.unschedulable, uid)
+			q.ready(p)
+		}
+	}
 }
 
 // ready makes a pod active, once its back-off is over; the caller holds mu.
@@ -250,7 +283,7 @@ func (q *Queue) Happened(ev ClusterEvent) {
 		q.happened = append(q.happened, ev)
 	}
 	for uid, p := range q.unschedulable {
-		if q.helps(ev, p.pod, p.turnedAwayBy) {
+		if q.helped(p, ev) {
 			delete(q.unschedulable, uid)
 			q.ready(p)
 		}

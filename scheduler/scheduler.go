@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"sort"
-	"strings"
 	"sync"
 	"time"
 
@@ -53,10 +51,15 @@ type Scheduler struct {
 	budgets     *client.Informer[*policyv1.PodDisruptionBudget]
 
 	nominated nominator
-	// start is where the next cycle begins to look for nodes, so that over time
-	// all nodes are looked at; only the cycle's goroutine uses it.
-	start int
-	wg    sync.WaitGroup // binding cycles and status writes
+	ending    sync.Map // UIDs of pods that are being preempted
+	// snapshot is the cycles' view of the cache. start is where the next cycle begins
+	// to look for nodes, so that over time all nodes are looked at. Only the cycles'
+	// goroutine uses them.
+	snapshot *Snapshot
+	start    int
+	// writing has an entry for each write that is under way.
+	writing chan struct{}
+	wg      sync.WaitGroup // binding cycles and status writes
 }
 
 // New makes a Scheduler.
@@ -66,7 +69,7 @@ func New(cfg Config) *Scheduler {
 	}
 	inf := client.NewInformers(cfg.Client)
 	s := &Scheduler{
-		cfg: cfg, cache: NewCache(), informers: inf,
+		cfg: cfg, cache: NewCache(), snapshot: newSnapshot(), writing: make(chan struct{}, maxWrites), informers: inf,
 		pods: client.InformerWith[*corev1.Pod](inf, metav1.ListOptions{
 			FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"}),
 		namespaces:  client.InformerFor[*corev1.Namespace](inf),
@@ -87,7 +90,7 @@ func New(cfg Config) *Scheduler {
 		},
 		weights: map[string]int64{"TaintToleration": 3, "NodeAffinity": 2, "PodTopologySpread": 2, "InterPodAffinity": 2},
 	}
-	s.queue = newQueue(s.framework)
+	s.queue = newQueue(s.framework, s.stays)
 	s.watch()
 	return s
 }
@@ -136,33 +139,36 @@ func (s *Scheduler) Run(ctx context.Context) error {
 //
 // Upstream: pkg/scheduler/schedule_one.go, Scheduler.ScheduleOne.
 func (s *Scheduler) scheduleOne(ctx context.Context, p *queued) {
-	if s.cache.Has(p.pod.UID) || p.pod.DeletionTimestamp != nil {
+	pod := p.tried
+	if s.cache.Has(pod.UID) || pod.DeletionTimestamp != nil {
 		s.queue.Done(p)
 		return
 	}
-	c := newCycle(p.pod, s.cache.Snapshot())
+	s.cache.Update(s.snapshot)
+	c := newCycle(pod, s.snapshot)
 	var why *working
-	if s.explains(p.pod) {
+	if s.explains(pod) {
 		why = s.work(c)
 	}
 	node, fit := s.choose(c)
 	if fit != nil {
-		s.reject(ctx, p, c, fit, why)
+		s.postFilter(c, fit)
+		s.reject(ctx, p, fit, why)
 		return
 	}
 	if st := s.framework.reserve(c, node); !st.OK() {
-		s.reject(ctx, p, c, &fitError{total: len(c.Snapshot.Nodes), whole: st}, why)
+		s.reject(ctx, p, &fitError{total: 1, whole: st, nominee: new("")}, why)
 		return
 	}
-	s.cache.Assume(p.pod, node)
+	s.cache.Assume(c.PodInfo, node)
+	s.nominated.remove(pod.UID) // it counts where it is assumed
 	s.wg.Go(func() { s.bind(ctx, p, c, node, why) })
 }
 
 // choose names the best node for the cycle's pod.
 func (s *Scheduler) choose(c *Cycle) (string, *fitError) {
-	fit := &fitError{total: len(c.Snapshot.Nodes), verdicts: map[string]*Status{}}
-	if st := s.framework.preFilter(c); !st.OK() {
-		fit.whole = st
+	fit := &fitError{total: len(c.Snapshot.Nodes)}
+	if fit.whole = s.framework.preFilter(c); fit.whole != nil {
 		return "", fit
 	}
 	feasible := s.feasible(c, fit)
@@ -183,23 +189,19 @@ func (s *Scheduler) choose(c *Cycle) (string, *fitError) {
 // feasible finds nodes that pass all filters: all of them in a small cluster,
 // enough of them in a large one. A nominated node is asked first and suffices.
 func (s *Scheduler) feasible(c *Cycle, fit *fitError) []*NodeInfo {
-	if name := s.nominated.of(c.Pod); name != "" {
-		for _, n := range c.Snapshot.Nodes {
-			if n.Name() == name && s.filter(c, n).OK() {
-				return []*NodeInfo{n}
-			}
-		}
-	}
 	nodes := c.Snapshot.Nodes
+	if i, ok := c.Snapshot.index[s.nominated.of(c.Pod)]; ok && s.filter(c, i, nodes[i]).OK() {
+		return nodes[i : i+1]
+	}
 	want := enough(len(nodes))
-	var found []*NodeInfo
+	found := make([]*NodeInfo, 0, want)
 	looked := 0
 	for ; looked < len(nodes) && len(found) < want; looked++ {
-		n := nodes[(s.start+looked)%len(nodes)]
-		if st := s.filter(c, n); st.OK() {
-			found = append(found, n)
+		i := (s.start + looked) % len(nodes)
+		if st := s.filter(c, i, nodes[i]); st.OK() {
+			found = append(found, nodes[i])
 		} else {
-			fit.verdicts[n.Name()] = st
+			fit.rejected = append(fit.rejected, rejection{i, st})
 		}
 	}
 	if len(nodes) > 0 {
@@ -220,13 +222,16 @@ func enough(nodes int) int {
 	return max(100, nodes*percent/100)
 }
 
-// filter asks the filters about a node, with the pods counted in that a
-// preemption made room for and that must not lose it again.
-func (s *Scheduler) filter(c *Cycle, n *NodeInfo) *Status {
+// filter asks the filters about a node of the snapshot, or what it would be, with
+// the pods counted in that a preemption made room for and that must not lose it.
+func (s *Scheduler) filter(c *Cycle, i int, n *NodeInfo) *Status {
 	if with := s.nominated.addTo(n, c.Pod); with != n {
-		if st := s.framework.filter(c, with); !st.OK() {
+		if st := s.framework.filterAs(c, i, with); !st.OK() {
 			return st
 		}
+	}
+	if n != c.Snapshot.Nodes[i] {
+		return s.framework.filterAs(c, i, n)
 	}
 	return s.framework.filter(c, n)
 }
@@ -249,116 +254,79 @@ func best(scores []NodeScore) string {
 
 // bind is the binding cycle.
 func (s *Scheduler) bind(ctx context.Context, p *queued, c *Cycle, node string, why *working) {
-	st := s.framework.prepareBinding(ctx, c, node)
+	pod := c.Pod
+	st := s.framework.permit(ctx, c, node)
 	if st.OK() {
-		p.writing <- struct{}{}
+		s.queue.Done(p) // from here on there are errors only, no verdicts
+		st = s.framework.preBind(ctx, c, node)
+	}
+	if st.OK() {
+		await(p.written)
 		if why != nil {
-			s.explain(ctx, p.pod, why, node)
+			s.explain(ctx, pod, why, node)
 		}
-		binding := &corev1.Binding{
-			ObjectMeta: metav1.ObjectMeta{Namespace: p.pod.Namespace, Name: p.pod.Name, UID: p.pod.UID},
-			Target:     corev1.ObjectReference{Kind: "Node", Name: node},
-		}
-		if err := client.For[*corev1.Pod](s.cfg.Client).Post(ctx, p.pod.Namespace, p.pod.Name, "binding", binding, nil); err != nil {
-			st = failed(fmt.Errorf("binding rejected: %w", err))
-		}
-		<-p.writing
+		st = s.post(ctx, pod, node)
 	}
 	if !st.OK() {
 		s.framework.unreserve(c, node)
-		s.cache.Forget(p.pod.UID)
-		s.queue.Happened(ClusterEvent{PodGone: p.pod}) // others may have its room
-		s.reject(ctx, p, c, &fitError{total: len(c.Snapshot.Nodes), whole: st}, nil)
+		s.cache.Forget(pod.UID)
+		s.queue.Happened(ClusterEvent{PodGone: pod}) // others may have its room
+		s.reject(ctx, p, &fitError{total: 1, whole: st, nominee: new("")}, nil)
 		return
 	}
-	s.queue.Done(p)
-	s.nominated.remove(p.pod.UID)
-	slog.Info("bound pod to node", "component", "scheduler", "pod", client.Key(p.pod), "node", node)
-	s.cfg.Recorder.Eventf(p.pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.pod.Namespace, p.pod.Name, node)
+	slog.Info("bound pod to node", "component", "scheduler", "pod", client.Key(pod), "node", node)
+	s.cfg.Recorder.Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
 }
 
-// fitError says why a pod has no node.
+// post tells the API server where the pod is to run.
+func (s *Scheduler) post(ctx context.Context, pod *corev1.Pod, node string) *Status {
+	defer s.turn()()
+	binding := &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+	}
+	if err := client.For[*corev1.Pod](s.cfg.Client).Post(ctx, pod.Namespace, pod.Name, "binding", binding, nil); err != nil {
+		return failed(fmt.Errorf("binding rejected: %w", err))
+	}
+	return nil
+}
+
+// maxWrites is how many writes are under way at a time. An API server that is sent
+// more than it takes tells the rest to come again in a second.
+const maxWrites = 64
+
+// turn waits until there are few enough writes for one more, which ends with done.
+func (s *Scheduler) turn() (done func()) {
+	s.writing <- struct{}{}
+	return func() { <-s.writing }
+}
+
+// await waits for an earlier attempt's verdict, if there was one.
+func await(written <-chan struct{}) {
+	if written != nil {
+		<-written
+	}
+}
+
+// reject puts a pod back, says why on the pod and in an event, and ends the pods
+// that shall make room for it.
 //
-// Upstream: pkg/scheduler/framework/types.go, FitError.
-type fitError struct {
-	total    int
-	verdicts map[string]*Status // by node
-	whole    *Status            // for all nodes at once, or an error
-	post     string             // what preemption had to say
-}
-
-// internal says whether an error, and no verdict, is the cause.
-func (f *fitError) internal() bool { return f.whole != nil && f.whole.Code == Failed }
-
-// Error is the text that users read in the event FailedScheduling.
-func (f *fitError) Error() string {
-	switch {
-	case f.internal():
-		return f.whole.Message()
-	case f.total == 0:
-		return "no nodes available to schedule pods"
+// Upstream: pkg/scheduler/schedule_one.go, Scheduler.handleSchedulingFailure.
+func (s *Scheduler) reject(ctx context.Context, p *queued, fit *fitError, why *working) {
+	pod, before, written := p.tried, p.written, make(chan struct{})
+	p.written, p.awaited = written, fit.victims
+	if fit.nominee != nil { // at once: the next cycle shall not take the room
+		s.nominated.nominate(pod, *fit.nominee)
 	}
-	var reasons []string
-	if f.whole != nil {
-		reasons = []string{f.whole.Message()}
-	} else {
-		reasons = histogram(f.verdicts)
-	}
-	msg := fmt.Sprintf("0/%d nodes are available: %s.", f.total, strings.Join(reasons, ", "))
-	if f.post != "" {
-		msg += " " + f.post
-	}
-	return msg
-}
-
-// histogram counts reasons over nodes: "2 Insufficient cpu".
-func histogram(verdicts map[string]*Status) []string {
-	counts := map[string]int{}
-	for _, st := range verdicts {
-		for _, r := range st.Reasons {
-			counts[r]++
-		}
-	}
-	out := make([]string, 0, len(counts))
-	for r, n := range counts {
-		out = append(out, fmt.Sprintf("%d %s", n, r))
-	}
-	sort.Strings(out)
-	return out
-}
-
-func (f *fitError) plugins() map[string]bool {
-	if f.internal() {
-		return nil
-	}
-	names := map[string]bool{}
-	if f.whole != nil {
-		names[f.whole.Plugin] = true
-	}
-	for _, st := range f.verdicts {
-		names[st.Plugin] = true
-	}
-	if len(names) == 0 { // there were no nodes: only a node can help
-		names[nodeUnschedulable{}.Name()] = true
-	}
-	return names
-}
-
-// reject puts a pod back, tries to make room for it by preemption, and says why
-// on the pod and in an event.
-func (s *Scheduler) reject(ctx context.Context, p *queued, c *Cycle, fit *fitError, why *working) {
-	nominee := ""
-	if !fit.internal() {
-		nominee, fit.post = s.preempt(ctx, c, fit)
-	}
-	pod := p.pod
-	p.writing <- struct{}{} // before the queue may hand it out again
 	s.queue.Failed(p, fit.plugins())
-	if _, ok := s.pods.Get(pod.Namespace, pod.Name); !ok {
-		<-p.writing
-		s.queue.Delete(pod.UID) // it went while it was being tried
+	cur, ok := s.pods.Get(pod.Namespace, pod.Name)
+	if !ok || cur.UID != pod.UID || cur.Spec.NodeName != "" {
+		s.queue.Delete(pod.UID) // it went, or was bound by somebody else, while it was being tried
+		s.nominated.remove(pod.UID)
+		close(written)
 		return
 	}
+	s.queue.Add(cur) // what changed while it was being bound
 	reason := corev1.PodReasonUnschedulable
 	if fit.internal() {
 		reason = corev1.PodReasonSchedulerError
@@ -366,10 +334,15 @@ func (s *Scheduler) reject(ctx context.Context, p *queued, c *Cycle, fit *fitErr
 	message := fit.Error()
 	s.cfg.Recorder.Event(pod, corev1.EventTypeWarning, "FailedScheduling", message)
 	s.wg.Go(func() {
-		defer func() { <-p.writing }()
+		defer close(written)
+		await(before)
 		if why != nil {
 			s.explain(ctx, pod, why, "")
 		}
-		s.writeCondition(ctx, pod, reason, message, nominee)
+		s.writeCondition(ctx, pod, reason, message, fit.nominee)
 	})
+	if len(fit.victims) > 0 {
+		outranked := s.nominated.outrank(*fit.nominee, pod)
+		s.wg.Go(func() { s.end(ctx, pod, fit, outranked) })
+	}
 }

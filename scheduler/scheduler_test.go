@@ -19,7 +19,7 @@ import (
 )
 
 // newScheduler is a scheduler whose server is never asked.
-func newScheduler(t *testing.T) *Scheduler {
+func newScheduler(t testing.TB) *Scheduler {
 	t.Helper()
 	c, err := client.New(client.Config{Host: "http://unused.invalid"})
 	if err != nil {
@@ -83,7 +83,8 @@ func place(s *Scheduler, nodes []*corev1.Node, there []*corev1.Pod, p *corev1.Po
 	for _, q := range there {
 		s.cache.SetPod(q)
 	}
-	c := newCycle(p, s.cache.Snapshot())
+	s.cache.Update(s.snapshot)
+	c := newCycle(p, s.snapshot)
 	name, fit := s.choose(c)
 	return name, fit, c
 }
@@ -116,9 +117,7 @@ func TestMessageWhenNothingFits(t *testing.T) {
 			if fit == nil {
 				t.Fatal("the pod found a node")
 			}
-			if !fit.internal() {
-				_, fit.post = s.preempt(t.Context(), c, fit)
-			}
+			s.postFilter(c, fit)
 			if got := fit.Error(); got != tt.want {
 				t.Errorf("message\n got %s\nwant %s", got, tt.want)
 			}
@@ -199,11 +198,11 @@ func TestPreemptionTakesTheLeastImportant(t *testing.T) {
 	if fit == nil {
 		t.Fatal("the pod found a node without preemption")
 	}
-	v, none := s.victimsOn(c, c.Snapshot.Nodes[1], nil)
-	if none != "" || len(v.pods) != 1 || v.pods[0].Pod.Name != "smaller" {
-		t.Errorf("victims on n2 are %v %q, want only the least important", v, none)
+	v := s.victimsOn(c, c.Snapshot.index["n2"], nil)
+	if v == nil || len(v.pods) != 1 || v.pods[0].Pod.Name != "smaller" {
+		t.Errorf("victims on n2 are %v, want only the least important", v)
 	}
-	n1, _ := s.victimsOn(c, c.Snapshot.Nodes[0], nil)
+	n1 := s.victimsOn(c, c.Snapshot.index["n1"], nil)
 	if lessHarm(v, n1) >= 0 {
 		t.Error("n2, whose victim is less important, should be preferred to n1")
 	}
@@ -215,7 +214,7 @@ func TestPreemptionSparesBudgets(t *testing.T) {
 		MinAvailable: new(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "guarded"}}}}
 	there := []*corev1.Pod{pod("guarded", "1", on("n1"), priority(1), app("guarded")), pod("free", "1", on("n1"), priority(5))}
 	_, _, c := place(s, []*corev1.Node{node("n1", "2")}, there, pod("p", "1", priority(100)))
-	v, _ := s.victimsOn(c, c.Snapshot.Nodes[0], []*policyv1.PodDisruptionBudget{budget})
+	v := s.victimsOn(c, 0, []*policyv1.PodDisruptionBudget{budget})
 	if len(v.pods) != 1 || v.pods[0].Pod.Name != "free" || v.violations != 0 {
 		t.Errorf("victims %+v: the unguarded pod should go although it is more important", v)
 	}
@@ -230,24 +229,28 @@ func TestEnoughNodes(t *testing.T) {
 }
 
 func TestAssumedPodsCount(t *testing.T) {
-	c := NewCache()
+	c, s := NewCache(), newSnapshot()
+	snapshot := func() []*NodeInfo {
+		c.Update(s)
+		return s.Nodes
+	}
 	c.SetNode(node("n1", "2"))
-	before := c.Snapshot()
-	c.Assume(pod("p", "1"), "n1")
-	if got := c.Snapshot().Nodes[0].Requested.MilliCPU; got != 1000 {
+	before := snapshot()[0]
+	c.Assume(newPodInfo(pod("p", "1")), "n1")
+	if got := snapshot()[0].Requested.MilliCPU; got != 1000 {
 		t.Errorf("requested %dm after Assume, want 1000m", got)
 	}
-	if got := before.Nodes[0].Requested.MilliCPU; got != 0 {
-		t.Errorf("an older snapshot changed to %dm", got)
+	if got := before.Requested.MilliCPU; got != 0 {
+		t.Errorf("the node as it was changed to %dm", got)
 	}
 	c.SetPod(pod("p", "1", on("n1"))) // the API server confirms
 	c.Forget("p")                     // too late: it is real now
-	if got := len(c.Snapshot().Nodes[0].Pods); got != 1 {
+	if got := len(snapshot()[0].Pods); got != 1 {
 		t.Errorf("%d pods after a confirmed binding, want 1", got)
 	}
 	c.RemoveNode("n1")
 	c.RemovePod("p")
-	if len(c.Snapshot().Nodes) != 0 || len(c.index) != 0 {
+	if len(snapshot()) != 0 || len(c.infos) != 0 {
 		t.Error("a gone node with no pods is still known")
 	}
 }
@@ -255,7 +258,7 @@ func TestAssumedPodsCount(t *testing.T) {
 // A pod whose attempt ended in an error waits 1, 2, 4, 8, 10, 10 ... seconds.
 func TestQueueBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(newScheduler(t).framework)
+		q := newScheduler(t).queue
 		q.Add(pod("p", "1"))
 		var waits []time.Duration
 		for range 6 {
@@ -278,7 +281,7 @@ func TestQueueBackOff(t *testing.T) {
 // and nobody else wants to be tried; others come first.
 func TestIdleSchedulerCutsBackOffShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(newScheduler(t).framework)
+		q := newScheduler(t).queue
 		q.Add(pod("p", "1"))
 		q.Failed(q.Pop(t.Context()), map[string]bool{"NodeResourcesFit": true})
 		q.Happened(ClusterEvent{PodGone: pod("other", "1")})
@@ -291,7 +294,7 @@ func TestIdleSchedulerCutsBackOffShort(t *testing.T) {
 
 func TestQueueHelpsOnlyWhomItMay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(newScheduler(t).framework)
+		q := newScheduler(t).queue
 		q.Add(pod("p", "4"))
 		p := q.Pop(t.Context())
 		q.Failed(p, map[string]bool{"NodeResourcesFit": true})
@@ -323,7 +326,7 @@ func TestQueueHelpsOnlyWhomItMay(t *testing.T) {
 
 // An event that comes while a pod is being tried is not lost on it.
 func TestQueueKeepsEventsForPodsInFlight(t *testing.T) {
-	q := newQueue(newScheduler(t).framework)
+	q := newScheduler(t).queue
 	q.Add(pod("p", "1"))
 	p := q.Pop(t.Context())
 	q.Happened(ClusterEvent{PodGone: pod("other", "1")})
@@ -334,7 +337,7 @@ func TestQueueKeepsEventsForPodsInFlight(t *testing.T) {
 }
 
 func TestQueueOrderAndGates(t *testing.T) {
-	q := newQueue(newScheduler(t).framework)
+	q := newScheduler(t).queue
 	gated := pod("gated", "", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "g"}} })
 	q.Add(gated)
 	q.Add(pod("low", "", priority(1)))
@@ -353,5 +356,101 @@ func TestQueueOrderAndGates(t *testing.T) {
 	cancel()
 	if p := q.Pop(ctx); p != nil {
 		t.Errorf("an empty queue gave %v", p)
+	}
+}
+
+// News of a pod that were on their way when a node was nominated for it do not undo
+// that; news that say so do.
+func TestNominationOutlivesOldNews(t *testing.T) {
+	s := newScheduler(t)
+	as := func(nominated, label string) *corev1.Pod {
+		return pod("p", "1", app(label), func(p *corev1.Pod) { p.Status.NominatedNodeName = nominated })
+	}
+	s.podAdded(as("", "a"))
+	s.nominated.nominate(as("", "a"), "n1")
+	for _, step := range []struct {
+		old, new *corev1.Pod
+		want     string
+	}{
+		{as("", "a"), as("", "b"), "n1"}, // somebody labelled it
+		{as("", "b"), as("n1", "b"), "n1"},
+		{as("n1", "b"), as("n2", "b"), "n2"},
+		{as("n2", "b"), as("", "b"), ""},
+	} {
+		s.podUpdated(step.old, step.new)
+		if got := s.nominated.of(step.new); got != step.want {
+			t.Errorf("after %q became %q it is nominated to %q, want %q", step.old.Status.NominatedNodeName, step.new.Status.NominatedNodeName, got, step.want)
+		}
+	}
+}
+
+// A pod for which room is made counts there with all that it says of others.
+func TestNominatedPodsCountLikeOthers(t *testing.T) {
+	s := newScheduler(t)
+	nodes := []*corev1.Node{node("n1", "4"), node("n2", "4"), node("n3", "4")}
+	loner := func(p *corev1.Pod) {
+		p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+			TopologyKey: corev1.LabelHostname, LabelSelector: selects("web")}}}}
+	}
+	there := []*corev1.Pod{pod("a", "1", on("n3"), loner), pod("b", "3", on("n2"))}
+	important := pod("important", "1", priority(9), loner)
+	s.nominated.nominate(important, "n1")
+	if got, fit, _ := place(s, nodes, there, pod("p", "1", app("web"))); fit != nil || got != "n2" {
+		t.Errorf("placed on %q (%v), want n2: n1 is kept for a pod that wants no web near", got, fit)
+	}
+	s.nominated.remove(important.UID)
+	if got, fit, _ := place(s, nil, nil, pod("p", "1", app("web"))); fit != nil || got != "n1" {
+		t.Errorf("placed on %q (%v), want n1: it is kept for nobody any more", got, fit)
+	}
+}
+
+// Pods that preempt one after the other, before any victim has gone, share one
+// victim's node if they fit there together, instead of emptying a node each.
+func TestPreemptorsShareANode(t *testing.T) {
+	s := newScheduler(t)
+	var nodes []*corev1.Node
+	var there []*corev1.Pod
+	for i := range 9 {
+		nodes = append(nodes, node(fmt.Sprint("n", i), "4"))
+		there = append(there, pod(fmt.Sprint("there-", i), "4", on(fmt.Sprint("n", i))))
+	}
+	victims := map[types.UID]bool{}
+	for i := range 8 {
+		p := pod(fmt.Sprint("p", i), "1", priority(9))
+		_, fit, c := place(s, nodes, there, p)
+		s.postFilter(c, fit)
+		if len(fit.victims) != 1 {
+			t.Fatalf("%d victims for %s", len(fit.victims), p.Name)
+		}
+		s.nominated.nominate(p, *fit.nominee)
+		victims[fit.victims[0].Pod.UID] = true
+	}
+	if len(victims) != 2 {
+		t.Errorf("%d pods have to go, 2 nodes have room for all", len(victims))
+	}
+}
+
+// A pod that waits for its victims is not tried before they are terminating.
+func TestPreemptorWaitsForItsVictims(t *testing.T) {
+	stays := true
+	q := newQueue(newScheduler(t).framework, func(*corev1.Pod) bool { return stays })
+	fails := map[string]bool{"NodeResourcesFit": true}
+	gone := ClusterEvent{PodGone: pod("other", "1", on("n9"))}
+	q.Add(pod("p", "1"))
+	p := q.Pop(t.Context())
+	p.awaited = []*PodInfo{newPodInfo(pod("victim", "1", on("n1")))}
+	q.Failed(p, fails)
+	if q.Happened(gone); len(q.backingOff) != 0 {
+		t.Error("tried again for the end of another pod, with its victim still there")
+	}
+	stays = false
+	if q.Happened(gone); len(q.backingOff) != 1 {
+		t.Error("not tried again after its victim's end")
+	}
+	// A victim that could not be ended is awaited no more.
+	stays = true
+	q.Failed(q.Pop(t.Context()), fails)
+	if q.Stays("victim"); len(q.backingOff) != 1 {
+		t.Error("not tried again after its victim was found to stay")
 	}
 }

@@ -14,8 +14,8 @@ import (
 )
 
 // writeCondition sets PodScheduled=False with the reason, and the nominated node
-// if there is one. A pod that says so already is left alone.
-func (s *Scheduler) writeCondition(ctx context.Context, pod *corev1.Pod, reason, message, nominee string) {
+// unless that is nil. A pod that says so already is left alone.
+func (s *Scheduler) writeCondition(ctx context.Context, pod *corev1.Pod, reason, message string, nominee *string) {
 	if current, ok := s.pods.Get(pod.Namespace, pod.Name); ok && current.UID == pod.UID {
 		pod = current
 	}
@@ -30,18 +30,20 @@ func (s *Scheduler) writeCondition(ctx context.Context, pod *corev1.Pod, reason,
 			same = old.Reason == reason && old.Message == message && old.ObservedGeneration == cond.ObservedGeneration
 		}
 	}
-	if same && (nominee == "" || nominee == pod.Status.NominatedNodeName) {
+	renominated := nominee != nil && *nominee != pod.Status.NominatedNodeName
+	if same && !renominated {
 		return
 	}
 	status := map[string]any{"conditions": []corev1.PodCondition{cond}}
-	if nominee != "" {
-		status["nominatedNodeName"] = nominee
+	if renominated {
+		status["nominatedNodeName"] = *nominee
 	}
 	s.patch(ctx, pod, map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status}, "status")
 }
 
 // patch changes a pod; one that is gone, or another of the same name, is no error.
 func (s *Scheduler) patch(ctx context.Context, pod *corev1.Pod, change map[string]any, subresource ...string) {
+	defer s.turn()()
 	body, err := json.Marshal(change)
 	if err == nil {
 		_, err = client.For[*corev1.Pod](s.cfg.Client).Patch(ctx, pod.Namespace, pod.Name, types.StrategicMergePatchType, body, subresource...)

@@ -16,7 +16,7 @@ import (
 // Upstream: pkg/scheduler/eventhandlers.go.
 func (s *Scheduler) watch() {
 	s.pods.AddHandler(client.Handler[*corev1.Pod]{
-		Add:    s.podChanged,
+		Add:    s.podAdded,
 		Update: s.podUpdated,
 		Delete: s.podGone,
 	})
@@ -33,13 +33,18 @@ func (s *Scheduler) watch() {
 		},
 		Delete: func(n *corev1.Node) { s.cache.RemoveNode(n.Name) },
 	})
+	s.namespaces.AddHandler(client.HandlerFunc(func(*corev1.Namespace) { s.cache.Recount() }))
 }
 
 func (s *Scheduler) ours(pod *corev1.Pod) bool {
 	return pod.Spec.NodeName == "" && pod.Spec.SchedulerName == s.cfg.Name && pod.DeletionTimestamp == nil
 }
 
-func (s *Scheduler) podChanged(pod *corev1.Pod) {
+func (s *Scheduler) podAdded(pod *corev1.Pod) { s.podChanged(nil, pod) }
+
+// podChanged has a pod counted on its node, or tried if it has none; old is nil for
+// a new one.
+func (s *Scheduler) podChanged(old, pod *corev1.Pod) {
 	if pod.Spec.NodeName != "" {
 		s.queue.Delete(pod.UID)
 		s.nominated.remove(pod.UID)
@@ -47,16 +52,20 @@ func (s *Scheduler) podChanged(pod *corev1.Pod) {
 		s.queue.Happened(ClusterEvent{PodChanged: pod})
 		return
 	}
-	if s.ours(pod) && !s.cache.Has(pod.UID) {
-		s.nominated.set(pod)
-		s.queue.Add(pod)
+	if !s.ours(pod) || s.cache.Has(pod.UID) {
+		return
+	}
+	s.nominated.update(old, pod)
+	s.queue.Add(pod)
+	if old != nil && old.Status.NominatedNodeName != "" && old.Status.NominatedNodeName != pod.Status.NominatedNodeName {
+		s.queue.Happened(ClusterEvent{PodGone: old}) // others may have the room that was kept for it
 	}
 }
 
 func (s *Scheduler) podUpdated(old, pod *corev1.Pod) {
 	if old.UID != pod.UID {
 		s.podGone(old)
-		s.podChanged(pod)
+		s.podChanged(nil, pod)
 		return
 	}
 	if pod.Spec.NodeName == "" && pod.DeletionTimestamp != nil {
@@ -65,25 +74,34 @@ func (s *Scheduler) podUpdated(old, pod *corev1.Pod) {
 	}
 	if pod.Spec.NodeName != "" && old.Spec.NodeName == pod.Spec.NodeName {
 		matters := old.Generation != pod.Generation || !maps.Equal(old.Labels, pod.Labels) || old.DeletionTimestamp == nil && pod.DeletionTimestamp != nil
-		if !matters {
-			return // the kubelet's news of its containers
+		if !matters { // the kubelet's news of its containers
+			s.cache.SetPod(pod)
+			return
 		}
 		if old.Generation != pod.Generation { // it may have been resized, and what it gave up is free
-			s.podChanged(pod)
+			s.podChanged(old, pod)
 			s.queue.Happened(ClusterEvent{PodGone: old})
 			return
 		}
 	}
-	s.podChanged(pod)
+	s.podChanged(old, pod)
 }
 
 func (s *Scheduler) podGone(pod *corev1.Pod) {
 	s.queue.Delete(pod.UID)
 	s.nominated.remove(pod.UID)
-	if pod.Spec.NodeName != "" || s.cache.Has(pod.UID) {
-		s.cache.RemovePod(pod.UID)
+	held := pod.Spec.NodeName != "" || s.cache.Has(pod.UID) || pod.Status.NominatedNodeName != ""
+	s.cache.RemovePod(pod.UID)
+	s.ending.Delete(pod.UID)
+	if held {
 		s.queue.Happened(ClusterEvent{PodGone: pod})
 	}
+}
+
+// stays says whether a pod is there and not terminating.
+func (s *Scheduler) stays(pod *corev1.Pod) bool {
+	cur, ok := s.pods.Get(pod.Namespace, pod.Name)
+	return ok && cur.UID == pod.UID && cur.DeletionTimestamp == nil
 }
 
 // nodeMatters says whether a node changed in what plugins look at; heartbeats
