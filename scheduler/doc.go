@@ -19,7 +19,8 @@
 //   - Every verdict has upstream's text, because students read it in events.
 //
 // Read next: framework.go (what a plugin is), scheduler.go (the two cycles),
-// queue.go (who is tried when), the plugins_*.go files, tally.go, preemption.go.
+// queue.go (who is tried when), the plugins_*.go files, tally.go, preemption.go;
+// ../test/placement, where upstream's scheduler is asked the same.
 //
 // Upstream: pkg/scheduler. Left out: several profiles and configuration files,
 // extenders, dynamic resources.

@@ -12,6 +12,7 @@ import (
 type fitError struct {
 	total    int         // of nodes
 	rejected []rejection // by filters
+	absent   *Status     // for the other nodes, that no filter was asked about
 	whole    *Status     // for all nodes at once, or an error
 	post     string      // what preemption had to say
 	// nominee is the node that is from now on kept for the pod, "" for none; nil
@@ -42,6 +43,9 @@ func (f *fitError) Error() string {
 		counts := histogram{}
 		for _, r := range f.rejected {
 			counts.add(1, r.Reasons...)
+		}
+		if others := f.total - len(f.rejected); others > 0 && f.absent != nil {
+			counts.add(others, f.absent.Reasons...)
 		}
 		msg = counts.String()
 	}
@@ -82,6 +86,9 @@ func (f *fitError) plugins() map[string]bool {
 	}
 	for _, r := range f.rejected {
 		names[r.Plugin] = true
+	}
+	if f.absent != nil {
+		names[f.absent.Plugin] = true
 	}
 	if len(names) == 0 { // there were no nodes: only a node can help
 		names[nodeUnschedulable{}.Name()] = true

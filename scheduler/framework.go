@@ -117,8 +117,11 @@ type NodeScore struct {
 // Upstream: framework.CycleState, but with the pod and the snapshot in it.
 type Cycle struct {
 	*PodInfo
+	scored   Resource // what it counts for in NodeResourcesFit
 	Snapshot *Snapshot
 	notes    map[string]any
+	// only are the nodes, by name, to which a PreFilter confines the pod; nil is all.
+	only []string
 	// filters are those with something to say about this pod, tallies what their
 	// PreFilters counted: see Framework.filterAs.
 	filters []Filterer
@@ -126,7 +129,12 @@ type Cycle struct {
 }
 
 func newCycle(pod *corev1.Pod, snap *Snapshot) *Cycle {
-	return &Cycle{PodInfo: newPodInfo(pod), Snapshot: snap, notes: map[string]any{}}
+	c := &Cycle{PodInfo: newPodInfo(pod), Snapshot: snap, notes: map[string]any{}}
+	c.scored = c.NonZero
+	if pod.Spec.Resources != nil {
+		c.scored = scoredRequest(pod)
+	}
+	return c
 }
 
 // tally is Snapshot.tally for a PreFilter.

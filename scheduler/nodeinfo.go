@@ -64,13 +64,31 @@ func toResource(list corev1.ResourceList) Resource {
 	return r
 }
 
-// podRequest is what a pod asks for, and what it counts for in scores.
+// podRequest is what a pod asks for, and what it counts for in scores. While it is
+// being resized it has what it had, if that is more.
+//
+// Upstream: pkg/scheduler/framework/types.go, PodInfo.CalculateResource.
 func podRequest(pod *corev1.Pod) (exact, nonZero Resource) {
-	exact = toResource(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}))
-	nonZero = toResource(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{
-		NonMissingContainerRequests: nonMissing,
-	}))
-	return exact, nonZero
+	asks := resourcehelper.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}
+	list := resourcehelper.PodRequests(pod, asks)
+	asks.NonMissingContainerRequests = nonMissing
+	if resourcehelper.IsPodLevelRequestsSet(pod) { // then the containers need not ask
+		asks.NonMissingContainerRequests = maps.Clone(nonMissing)
+		maps.DeleteFunc(asks.NonMissingContainerRequests, func(name corev1.ResourceName, _ resource.Quantity) bool {
+			_, asked := list[name]
+			return asked
+		})
+	}
+	return toResource(list), toResource(resourcehelper.PodRequests(pod, asks))
+}
+
+// scoredRequest is what a pod counts for where NodeResourcesFit scores nodes for it.
+// What is asked for the pod as a whole is passed over.
+//
+// Upstream: pkg/scheduler/framework/plugins/noderesources/resource_allocation.go,
+// resourceAllocationScorer.calculatePodResourceRequest.
+func scoredRequest(pod *corev1.Pod) Resource {
+	return toResource(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{SkipPodLevelResources: true, NonMissingContainerRequests: nonMissing}))
 }
 
 var nonMissing = corev1.ResourceList{

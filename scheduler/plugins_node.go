@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
@@ -120,7 +121,39 @@ func (nodeAffinity) PreFilter(c *Cycle) *Status {
 		return verdict(Skip)
 	}
 	note(c, "NodeAffinity", nodeaffinity.GetRequiredNodeAffinity(c.Pod))
+	names, named := namedNodes(a)
+	if named && len(names) == 0 {
+		return verdict(Unresolvable, "pod affinity terms conflict")
+	}
+	c.only = names
 	return nil
+}
+
+// namedNodes are the nodes that every required term asks for by name, as the pods of
+// a DaemonSet do. named is false if some term does not.
+func namedNodes(a *corev1.Affinity) (names []string, named bool) {
+	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return nil, false
+	}
+	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		var all []string // the term's names: those in each of its requirements
+		named = false
+		for _, r := range term.MatchFields {
+			if r.Key != metav1.ObjectNameField || r.Operator != corev1.NodeSelectorOpIn {
+				continue
+			}
+			if !named {
+				all, named = slices.Clone(r.Values), true
+			}
+			all = slices.DeleteFunc(all, func(name string) bool { return !slices.Contains(r.Values, name) })
+		}
+		if !named {
+			return nil, false
+		}
+		names = append(names, all...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), named
 }
 
 func (nodeAffinity) Filter(c *Cycle, n *NodeInfo) *Status {

@@ -50,8 +50,8 @@ func insufficient(want Resource, n *NodeInfo) (reasons []string, never bool) {
 func (resourcesFit) Score(c *Cycle, n *NodeInfo) int64 {
 	var sum, weights int64
 	for _, r := range [2][2]int64{
-		{n.Allocatable.MilliCPU, n.NonZero.MilliCPU + c.NonZero.MilliCPU},
-		{n.Allocatable.Memory, n.NonZero.Memory + c.NonZero.Memory},
+		{n.Allocatable.MilliCPU, n.NonZero.MilliCPU + c.scored.MilliCPU},
+		{n.Allocatable.Memory, n.NonZero.Memory + c.scored.Memory},
 	} {
 		have, used := r[0], r[1]
 		if have == 0 {

@@ -26,7 +26,7 @@ import (
 //
 // Upstream: pkg/scheduler/framework/plugins/volumebinding.
 // Left out: storage capacity of CSI drivers, attach limits (NodeVolumeLimits),
-// VolumeRestrictions, scoring by capacity.
+// scoring by capacity.
 type volumeBinding struct {
 	c       *client.Client
 	claims  *client.Informer[*corev1.PersistentVolumeClaim]

@@ -140,6 +140,11 @@ func (s *Scheduler) postFilter(c *Cycle, fit *fitError) {
 	if fit.total == 0 || fit.internal() {
 		return
 	}
+	if fit.whole != nil {
+		// Upstream's dynamic resources plugin has had no turn, and misses its notes.
+		fit.nominee, fit.post = nil, "not found"
+		return
+	}
 	// Upstream's dynamic resources plugin speaks first; there are no claims here.
 	const prefix = "no new claims to deallocate, preemption: "
 	if p := c.Pod.Spec.PreemptionPolicy; p != nil && *p == corev1.PreemptNever {
@@ -179,9 +184,9 @@ func (s *Scheduler) candidates(c *Cycle, fit *fitError) (found []*victims, why h
 	budgets := s.budgets.List()
 	harmless := false
 	for _, node := range potential {
-		v := s.victimsOn(c, node, budgets)
-		if v == nil {
-			why.add(1, "No preemption victims found for incoming pod")
+		v, st := s.victimsOn(c, node, budgets)
+		if !st.OK() {
+			why.add(1, st.Reasons...)
 			continue
 		}
 		found = append(found, v)
@@ -217,10 +222,11 @@ func preempted(pod *corev1.Pod) bool {
 
 // victimsOn finds the fewest and least important pods of a node that must go:
 // first all less important ones go, then as many as can come back, those that a
-// budget protects and the more important ones first. It is nil if none would help.
+// budget protects and the more important ones first. The verdict says why none would
+// help.
 //
 // Upstream: pkg/scheduler/framework/plugins/defaultpreemption/default_preemption.go, DefaultPreemption.SelectVictimsOnNode.
-func (s *Scheduler) victimsOn(c *Cycle, node int, budgets []*policyv1.PodDisruptionBudget) *victims {
+func (s *Scheduler) victimsOn(c *Cycle, node int, budgets []*policyv1.PodDisruptionBudget) (*victims, *Status) {
 	var lower []*PodInfo
 	n := c.Snapshot.Nodes[node]
 	rest := n
@@ -230,8 +236,11 @@ func (s *Scheduler) victimsOn(c *Cycle, node int, budgets []*policyv1.PodDisrupt
 			rest = rest.withoutPod(p.Pod.UID)
 		}
 	}
-	if len(lower) == 0 || !s.filter(c, node, rest).OK() {
-		return nil
+	if len(lower) == 0 {
+		return nil, verdict(Unresolvable, "No preemption victims found for incoming pod")
+	}
+	if st := s.filter(c, node, rest); !st.OK() {
+		return nil, st
 	}
 	sort.SliceStable(lower, func(i, j int) bool { return moreImportant(lower[i].Pod, lower[j].Pod) })
 	violating, fine := splitByBudget(lower, budgets)
@@ -249,7 +258,7 @@ func (s *Scheduler) victimsOn(c *Cycle, node int, budgets []*policyv1.PodDisrupt
 		}
 	}
 	sort.SliceStable(v.pods, func(i, j int) bool { return moreImportant(v.pods[i].Pod, v.pods[j].Pod) })
-	return v
+	return v, nil
 }
 
 // moreImportant orders pods by priority, then by how long they have run.
@@ -270,7 +279,10 @@ func started(p *corev1.Pod) time.Time {
 	return time.Unix(math.MaxInt32, 0)
 }
 
-// splitByBudget tells apart the pods whose end a disruption budget forbids.
+// splitByBudget tells apart the pods whose end a disruption budget forbids. A budget
+// with an empty selector protects nothing here, though it does from eviction.
+//
+// Upstream: pkg/scheduler/framework/plugins/defaultpreemption/default_preemption.go, filterPodsWithPDBViolation.
 func splitByBudget(pods []*PodInfo, budgets []*policyv1.PodDisruptionBudget) (violating, fine []*PodInfo) {
 	left := map[*policyv1.PodDisruptionBudget]int32{}
 	for _, b := range budgets {
@@ -279,7 +291,8 @@ func splitByBudget(pods []*PodInfo, budgets []*policyv1.PodDisruptionBudget) (vi
 	for _, p := range pods {
 		breaks := false
 		for _, b := range budgets {
-			if b.Namespace != p.Pod.Namespace || !selectorOrNothing(b.Spec.Selector).Matches(labels.Set(p.Pod.Labels)) {
+			selector := selectorOrNothing(b.Spec.Selector)
+			if b.Namespace != p.Pod.Namespace || selector.Empty() || !selector.Matches(labels.Set(p.Pod.Labels)) {
 				continue
 			}
 			if _, done := b.Status.DisruptedPods[p.Pod.Name]; done {

@@ -84,7 +84,8 @@ func New(cfg Config) *Scheduler {
 		// that says no is the reason that users see.
 		plugins: []Plugin{
 			schedulingGates{}, nodeUnschedulable{}, nodeName{}, taintToleration{}, nodeAffinity{}, nodePorts{}, resourcesFit{},
-			newVolumeBinding(inf, func() { s.queue.Happened(ClusterEvent{Storage: true}) }),
+			&volumeRestrictions{claims: client.InformerFor[*corev1.PersistentVolumeClaim](inf)},
+			newVolumeBinding(inf, func() { s.queue.Happened(ClusterEvent{Storage: true}) }), volumeZone{},
 			&topologySpread{defaultSelector: s.defaultSelector}, &interPodAffinity{namespaceLabels: s.namespaceLabels},
 			balancedAllocation{}, imageLocality{},
 		},
@@ -193,11 +194,17 @@ func (s *Scheduler) feasible(c *Cycle, fit *fitError) []*NodeInfo {
 	if i, ok := c.Snapshot.index[s.nominated.of(c.Pod)]; ok && s.filter(c, i, nodes[i]).OK() {
 		return nodes[i : i+1]
 	}
-	want := enough(len(nodes))
+	look, at := len(nodes), func(k int) int { return (s.start + k) % len(nodes) }
+	if c.only != nil {
+		places := c.Snapshot.places(c.only)
+		look, at = len(places), func(k int) int { return places[k] }
+		fit.absent = &Status{Code: Unresolvable, Reasons: []string{"node(s) didn't satisfy plugin(s) [NodeAffinity]"}, Plugin: nodeAffinity{}.Name()}
+	}
+	want := enough(look)
 	found := make([]*NodeInfo, 0, want)
 	looked := 0
-	for ; looked < len(nodes) && len(found) < want; looked++ {
-		i := (s.start + looked) % len(nodes)
+	for ; looked < look && len(found) < want; looked++ {
+		i := at(looked)
 		if st := s.filter(c, i, nodes[i]); st.OK() {
 			found = append(found, nodes[i])
 		} else {

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,6 +111,12 @@ func TestMessageWhenNothingFits(t *testing.T) {
 			"0/1 nodes are available: 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		"never preempts": {three[1:2], []*corev1.Pod{pod("a", "2", on("w1"))}, pod("p", "1", func(p *corev1.Pod) { p.Spec.PreemptionPolicy = new(corev1.PreemptNever) }),
 			"0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."},
+		"for one node by name, as a DaemonSet's": {three, nil, pod("p", "3", named("w1")),
+			"0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity]. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."},
+		"for two nodes at once": {three, nil, pod("p", "", named("w1"), named("w2")),
+			"0/3 nodes are available: pod affinity terms conflict. not found"},
+		"more important ones are in the way": {three[1:2], []*corev1.Pod{pod("low", "1", on("w1"), priority(1)), pod("high", "1", on("w1"), priority(9))}, pod("p", "2", priority(5)),
+			"0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Insufficient cpu."},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScheduler(t)
@@ -122,6 +129,17 @@ func TestMessageWhenNothingFits(t *testing.T) {
 				t.Errorf("message\n got %s\nwant %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// named adds a requirement for a node.
+func named(node string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		if p.Spec.Affinity == nil {
+			p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{}}}}}
+		}
+		term := &p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0]
+		term.MatchFields = append(term.MatchFields, corev1.NodeSelectorRequirement{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node}})
 	}
 }
 
@@ -176,7 +194,8 @@ func TestPlacement(t *testing.T) {
 // one controller count together.
 func TestReplicasSpreadByDefault(t *testing.T) {
 	s := newScheduler(t)
-	spread := s.framework.plugins[8].(*topologySpread)
+	i := slices.IndexFunc(s.framework.plugins, func(p Plugin) bool { return p.Name() == "PodTopologySpread" })
+	spread := s.framework.plugins[i].(*topologySpread)
 	spread.defaultSelector = func(*corev1.Pod) labels.Selector { return labels.SelectorFromSet(labels.Set{"app": "web"}) }
 	// n1 is the emptier node but for the replica on it.
 	nodes := []*corev1.Node{node("n1", "16"), node("n2", "16")}
@@ -198,11 +217,11 @@ func TestPreemptionTakesTheLeastImportant(t *testing.T) {
 	if fit == nil {
 		t.Fatal("the pod found a node without preemption")
 	}
-	v := s.victimsOn(c, c.Snapshot.index["n2"], nil)
+	v, _ := s.victimsOn(c, c.Snapshot.index["n2"], nil)
 	if v == nil || len(v.pods) != 1 || v.pods[0].Pod.Name != "smaller" {
 		t.Errorf("victims on n2 are %v, want only the least important", v)
 	}
-	n1 := s.victimsOn(c, c.Snapshot.index["n1"], nil)
+	n1, _ := s.victimsOn(c, c.Snapshot.index["n1"], nil)
 	if lessHarm(v, n1) >= 0 {
 		t.Error("n2, whose victim is less important, should be preferred to n1")
 	}
@@ -214,9 +233,13 @@ func TestPreemptionSparesBudgets(t *testing.T) {
 		MinAvailable: new(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "guarded"}}}}
 	there := []*corev1.Pod{pod("guarded", "1", on("n1"), priority(1), app("guarded")), pod("free", "1", on("n1"), priority(5))}
 	_, _, c := place(s, []*corev1.Node{node("n1", "2")}, there, pod("p", "1", priority(100)))
-	v := s.victimsOn(c, 0, []*policyv1.PodDisruptionBudget{budget})
+	v, _ := s.victimsOn(c, 0, []*policyv1.PodDisruptionBudget{budget})
 	if len(v.pods) != 1 || v.pods[0].Pod.Name != "free" || v.violations != 0 {
 		t.Errorf("victims %+v: the unguarded pod should go although it is more important", v)
+	}
+	budget.Spec.Selector = &metav1.LabelSelector{}
+	if v, _ = s.victimsOn(c, 0, []*policyv1.PodDisruptionBudget{budget}); len(v.pods) != 1 || v.pods[0].Pod.Name != "guarded" {
+		t.Errorf("victims %+v: a budget with an empty selector guards nothing here", v)
 	}
 }
 
@@ -452,5 +475,33 @@ func TestPreemptorWaitsForItsVictims(t *testing.T) {
 	q.Failed(q.Pop(t.Context()), fails)
 	if q.Stays("victim"); len(q.backingOff) != 1 {
 		t.Error("not tried again after its victim was found to stay")
+	}
+}
+
+// A volume with the label of a zone, or of several, is used there; a node in no zone
+// at all is everywhere.
+func TestLabelsOfVolumesArePlaces(t *testing.T) {
+	zone := func(z string) func(*corev1.Node) { return labelled(corev1.LabelTopologyZone, z) }
+	for name, tt := range map[string]struct {
+		key, value string
+		node       *corev1.Node
+		want       bool
+	}{
+		"its zone":                 {corev1.LabelTopologyZone, "east", node("n", "1", zone("east")), true},
+		"another zone":             {corev1.LabelTopologyZone, "east", node("n", "1", zone("west")), false},
+		"one of its zones":         {corev1.LabelTopologyZone, "east__west", node("n", "1", zone("west")), true},
+		"no zone":                  {corev1.LabelTopologyZone, "east", node("n", "1"), true},
+		"a region, and no zone":    {corev1.LabelTopologyZone, "east", node("n", "1", labelled(corev1.LabelTopologyRegion, "r")), false},
+		"the label of older times": {corev1.LabelFailureDomainBetaZone, "east", node("n", "1", zone("east")), true},
+	} {
+		s := newScheduler(t)
+		_, _, c := place(s, []*corev1.Node{tt.node}, nil, pod("p", ""))
+		note(c, "VolumeBinding", &podVolumes{bound: []*corev1.PersistentVolume{{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{tt.key: tt.value}}}}})
+		if st := (volumeZone{}).PreFilter(c); !st.OK() {
+			t.Fatalf("%s: %s", name, st.Message())
+		}
+		if st := (volumeZone{}).Filter(c, c.Snapshot.Nodes[0]); st.OK() != tt.want {
+			t.Errorf("%s: passes: %v, want %v", name, st.OK(), tt.want)
+		}
 	}
 }

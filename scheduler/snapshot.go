@@ -78,6 +78,17 @@ func (s *Snapshot) count(n, other *NodeInfo, sign int) {
 	}
 }
 
+// places are where the named nodes are; names of others are passed over.
+func (s *Snapshot) places(names []string) []int {
+	out := []int{}
+	for _, name := range names {
+		if i, ok := s.index[name]; ok {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
 // at is the node at a place, nil behind the last.
 func (s *Snapshot) at(i int) *NodeInfo {
 	if i < len(s.Nodes) {

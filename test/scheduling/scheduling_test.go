@@ -308,3 +308,39 @@ func TestVolumesAndPodsFindOneNode(t *testing.T) {
 		}
 	})
 }
+
+// A claim that only one pod may use keeps the second waiting, wherever it would go,
+// until the first is gone.
+func TestClaimForOnePod(t *testing.T) {
+	run(t, []string{"persistentvolume-binder-controller"}, func(w *world) {
+		w.node("a", "4")
+		w.node("b", "4")
+		_, err := client.For[*storagev1.StorageClass](w.c).Create(w.ctx, &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "disks"}, Provisioner: "kubernetes.io/no-provisioner"})
+		w.must(err)
+		one := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
+		size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+		_, err = client.For[*corev1.PersistentVolume](w.c).Create(w.ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "disk"}, Spec: corev1.PersistentVolumeSpec{
+			StorageClassName: "disks", AccessModes: one, Capacity: size, PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/disk"}}}})
+		w.must(err)
+		_, err = client.For[*corev1.PersistentVolumeClaim](w.c).Create(w.ctx, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "data"},
+			Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: new("disks"), AccessModes: one, Resources: corev1.VolumeResourceRequirements{Requests: size}}})
+		w.must(err)
+		time.Sleep(30 * time.Second) // the claim is bound
+		useClaim := func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+			p.Spec.TerminationGracePeriodSeconds = new(int64(0))
+		}
+		w.pod("first", "", useClaim, func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: "a"} })
+		time.Sleep(time.Second)
+		w.placed("first", "a")
+		w.pod("second", "", useClaim, func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: "b"} })
+		time.Sleep(time.Second)
+		w.placed("second", "")
+		if got := w.events("second"); !strings.Contains(got, "1 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod") {
+			t.Errorf("events: %s", got)
+		}
+		w.must(client.For[*corev1.Pod](w.c).Delete(w.ctx, "default", "first", metav1.DeleteOptions{}))
+		time.Sleep(15 * time.Second)
+		w.placed("second", "b")
+	})
+}
