@@ -13,7 +13,7 @@ GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVe
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools upstream helm image test test-unit race simulate fuzz e2e swap-nodes reliability compare-controllers bench-scheduler bench-apiserver lint loc clean help
+.PHONY: up down build tools upstream helm image test test-unit race simulate fuzz e2e swap-nodes reliability compare-controllers compare-scheduler bench-scheduler bench-apiserver lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -102,7 +102,10 @@ reliability: ## kill the API server 200 times, follow 100,000 writes through res
 	@go test ./test/reliability -count 1 -timeout 30m -v -kills 200 -writes 100000 -restarts 20
 
 compare-controllers: build upstream ## our controllers beside upstream's through the same scripts; the differences (about five minutes)
-	@go test ./test/compare -count 1 -timeout 15m -v -compare -whole
+	@go test ./test/compare -count 1 -timeout 45m -v -compare -whole
+
+compare-scheduler: build upstream ## our scheduler beside upstream's on SEEDS random clusters; the differences (200: about three minutes)
+	@go test ./test/placement -count 1 -timeout 60m -v $(if $(SEED),-seed $(SEED) -seeds 1,-seeds $(SEEDS))
 
 SIZES ?= 100,1000
 bench-scheduler: build upstream ## our scheduler beside upstream's on SIZES nodes: a table of pods a second (about half an hour)

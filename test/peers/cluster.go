@@ -74,8 +74,8 @@ func (c *Cluster) clientFor(user string, groups ...string) *kubernetes.Clientset
 // URL is where the API server is, or will be.
 func (c *Cluster) URL() string { return fmt.Sprintf("https://127.0.0.1:%d", c.apiPort) }
 
-// kubeconfig writes one for user and returns its path.
-func (c *Cluster) kubeconfig(user string) string {
+// Kubeconfig writes one for user and returns its path.
+func (c *Cluster) Kubeconfig(user string) string {
 	cert, key := c.pki.client(user, nil)
 	cfg := clientcmdapi.NewConfig()
 	cfg.Clusters["c"] = &clientcmdapi.Cluster{Server: c.URL(), CertificateAuthority: c.pki.path("ca.crt")}
@@ -188,7 +188,7 @@ func (c *Cluster) Store() store.Store {
 // StartControllerManager runs one with kubeadm's flags, and extra.
 func (c *Cluster) StartControllerManager(side Side, extra ...string) *Part {
 	c.t.Helper()
-	p, conf := c.pki.path, c.kubeconfig("system:kube-controller-manager")
+	p, conf := c.pki.path, c.Kubeconfig("system:kube-controller-manager")
 	args := []string{
 		"--allocate-node-cidrs=true", "--authentication-kubeconfig=" + conf, "--authorization-kubeconfig=" + conf, "--bind-address=127.0.0.1",
 		"--client-ca-file=" + p("ca.crt"), "--cluster-cidr=10.244.0.0/16", "--cluster-name=kubernetes",
@@ -206,7 +206,7 @@ func (c *Cluster) StartControllerManager(side Side, extra ...string) *Part {
 // StartScheduler runs one with kubeadm's flags, and extra.
 func (c *Cluster) StartScheduler(side Side, extra ...string) *Part {
 	c.t.Helper()
-	conf := c.kubeconfig("system:kube-scheduler")
+	conf := c.Kubeconfig("system:kube-scheduler")
 	args := []string{
 		"--authentication-kubeconfig=" + conf, "--authorization-kubeconfig=" + conf, "--bind-address=127.0.0.1", "--kubeconfig=" + conf,
 		"--leader-elect=true", fmt.Sprintf("--secure-port=%d", freePort(c.t)),

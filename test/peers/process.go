@@ -3,6 +3,7 @@ package peers
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,13 +111,18 @@ func (p *process) resident() (int64, error) {
 	return kib * 1024, err
 }
 
-// Log is what it has written so far.
-func (p *Part) Log() string {
-	data, err := os.ReadFile(p.process.log)
+// Log is what it has written so far, behind an offset in bytes.
+func (p *Part) Log(offset int64) (string, error) {
+	f, err := os.Open(p.process.log)
 	if err != nil {
-		return err.Error()
+		return "", err
 	}
-	return string(data)
+	defer f.Close()
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return "", err
+	}
+	data, err := io.ReadAll(f)
+	return string(data), err
 }
 
 type process struct {
