@@ -131,7 +131,7 @@ func (s *Server) build() error {
 			return err
 		}
 	}
-	s.definitions = crd.New(s.table, s.registry, s.config.Log)
+	s.definitions = crd.New(s.table, s.registry, s.webhooks, s.config.Log)
 	others := &backend.Pool{Objects: s.registry, Dial: s.config.KubeletDial}
 	if s.config.ProxyClientCertificate != "" {
 		cert, err := tls.LoadX509KeyPair(s.config.ProxyClientCertificate, s.config.ProxyClientKey)

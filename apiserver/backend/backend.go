@@ -1,12 +1,14 @@
-// Package backend reaches the servers that extend this one: admission webhooks
+// Package backend reaches the servers that extend this one: webhooks
 // and aggregated APIs. They are named by a URL or by a Service, and known by a
 // CA bundle of their own.
 //
-//	webhook, aggregation ──▶ Pool ──▶ TLS as name.namespace.svc, to the Service's cluster IP
+//	webhook, crd, aggregation ──▶ Pool ──▶ TLS as name.namespace.svc, to the Service's cluster IP
+//
+// Call posts a question to a webhook and reads its answer.
 //
 // Invariant: connections are kept per target and closed by Close.
 //
-// Read next: ../webhook and ../aggregation, which use it.
+// Read next: ../webhook, ../crd/convert.go and ../aggregation, which use it.
 package backend
 
 import (

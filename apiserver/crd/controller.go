@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"orrery/apiserver/backend"
 	"orrery/apiserver/kinds"
 	"orrery/apiserver/registry"
 
@@ -37,6 +38,7 @@ var resource = schema.GroupResource{Group: apiextensionsv1.GroupName, Resource: 
 type Controller struct {
 	table    *kinds.Table
 	registry *registry.Registry
+	webhooks *backend.Pool
 	log      *slog.Logger
 	synced   atomic.Bool
 
@@ -54,11 +56,12 @@ type served struct {
 }
 
 // New wires the row of CustomResourceDefinition and returns the controller, which does nothing before Run.
-func New(table *kinds.Table, r *registry.Registry, log *slog.Logger) *Controller {
+// webhooks reaches those that convert objects.
+func New(table *kinds.Table, r *registry.Registry, webhooks *backend.Pool, log *slog.Logger) *Controller {
 	if k := table.Stored(resource); k != nil {
 		wire(k)
 	}
-	return &Controller{table: table, registry: r, log: log, served: map[string]*served{}}
+	return &Controller{table: table, registry: r, webhooks: webhooks, log: log, served: map[string]*served{}}
 }
 
 // Synced reports that all definitions that there were at the start are served.
@@ -161,7 +164,7 @@ func (c *Controller) serve(ctx context.Context, all []*definition) []error {
 			next[crd.Name] = old
 			continue
 		}
-		rows, hub, err := rowsOf(context.WithoutCancel(ctx), crd)
+		rows, hub, err := rowsOf(context.WithoutCancel(ctx), crd, converterOf(ctx, c.webhooks, crd.Spec.Conversion))
 		if err != nil {
 			errs = append(errs, err)
 			continue

@@ -8,6 +8,9 @@
 //	        ▲                        │
 //	        └─ status: names, Established, Terminating
 //
+// Versions of a kind are views of the stored one: they differ in name alone, or
+// the definition's webhook converts between them.
+//
 // Schemas are checked, pruned, defaulted and validated by the library that
 // upstream uses too (k8s.io/apiextensions-apiserver/pkg/apiserver/schema): what
 // a schema means is a contract and not the lesson.
@@ -16,9 +19,8 @@
 // accepted; rows of an unchanged definition keep their identity, and with it
 // their watches; a definition that goes takes its objects with it.
 //
-// Left out: conversion by webhook (a CRD may ask for it, but reading an object
-// in another than the stored version fails); ratcheting of invalid fields that
-// an update leaves alone; cost limits of CEL rules at creation.
+// Left out: ratcheting of invalid fields that an update leaves alone; cost limits
+// of CEL rules at creation.
 //
-// Read next: controller.go, then rows.go.
+// Read next: controller.go, then rows.go, convert.go.
 package crd

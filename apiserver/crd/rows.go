@@ -24,7 +24,7 @@ var verbs = []string{"delete", "deletecollection", "get", "list", "patch", "crea
 // rowsOf makes the rows of a definition: one for each version that is served,
 // the best first. hub is the row of the stored version; it is not among them
 // when that version is not served. ctx is what CEL rules run with.
-func rowsOf(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) (rows []*kinds.Kind, hub *kinds.Kind, err error) {
+func rowsOf(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, convert converter) (rows []*kinds.Kind, hub *kinds.Kind, err error) {
 	versions := slices.Clone(crd.Spec.Versions)
 	slices.SortFunc(versions, func(a, b apiextensionsv1.CustomResourceDefinitionVersion) int {
 		return version.CompareKubeAwareVersionStrings(b.Name, a.Name)
@@ -41,9 +41,12 @@ func rowsOf(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) 
 			rows = append(rows, row)
 		}
 	}
+	if hub != nil && len(versions) > 1 {
+		hub.Custom.FromStored = via(convert, hub.GV(), nil)
+	}
 	for _, row := range rows {
 		if row != hub {
-			join(row, hub, crd.Spec.Conversion)
+			join(row, hub, convert)
 		}
 	}
 	return rows, hub, nil
@@ -122,36 +125,6 @@ func addFieldLabels(k *kinds.Kind, fields []apiextensionsv1.SelectableField) {
 			}
 			return fmt.Sprint(v)
 		}
-	}
-}
-
-// join makes row a view of hub, which is stored.
-//
-// Upstream: pkg/apiserver/conversion/converter.go, NewCRConverterFactory.
-func join(row, hub *kinds.Kind, c *apiextensionsv1.CustomResourceConversion) {
-	fill := row.Default
-	row.Hub = hub
-	row.ToHub = convert(hub, c, nil)
-	row.FromHub = convert(row, c, fill)
-}
-
-// convert brings an object to the version of a row: all versions have the same
-// fields under strategy None, and only the apiVersion changes.
-func convert(to *kinds.Kind, c *apiextensionsv1.CustomResourceConversion, fill func(runtime.Object)) func(runtime.Object) (runtime.Object, error) {
-	return func(in runtime.Object) (runtime.Object, error) {
-		u, ok := in.(*unstructured.Unstructured)
-		if !ok {
-			return nil, fmt.Errorf("%T is no custom resource", in)
-		}
-		if c != nil && c.Strategy == apiextensionsv1.WebhookConverter {
-			return nil, fmt.Errorf("conversion webhook for %s failed: this server does not call conversion webhooks", u.GroupVersionKind())
-		}
-		out := u.DeepCopy()
-		out.SetGroupVersionKind(to.GVK())
-		if fill != nil {
-			fill(out)
-		}
-		return out, nil
 	}
 }
 

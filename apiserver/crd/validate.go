@@ -21,7 +21,7 @@ type definition = apiextensionsv1.CustomResourceDefinition
 // validate checks a definition.
 //
 // Upstream: staging/src/k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation/validation.go, ValidateCustomResourceDefinition.
-// Left out: limits on the cost of CEL rules, formats of conversion webhooks.
+// Left out: limits on the cost of CEL rules.
 func validate(ctx context.Context, crd *definition) field.ErrorList {
 	var errs field.ErrorList
 	if crd.Name != crd.Spec.Names.Plural+"."+crd.Spec.Group {
@@ -48,6 +48,7 @@ func validate(ctx context.Context, crd *definition) field.ErrorList {
 		errs = append(errs, field.Invalid(at.Child("preserveUnknownFields"), true, "must be false"))
 	}
 	errs = append(errs, validateStored(crd)...)
+	errs = append(errs, validateConversion(crd.Spec.Conversion, at.Child("conversion"))...)
 	return append(errs, validateApproval(crd)...)
 }
 

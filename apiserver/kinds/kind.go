@@ -78,6 +78,9 @@ type Custom struct {
 	Schema *spec.Schema
 	// Prune takes away the fields that the schema does not know, and tells their paths.
 	Prune func(obj *unstructured.Unstructured) (unknown []string, err error)
+	// FromStored brings an object to this version that was stored in another one,
+	// before the definition changed; nil when there is no other.
+	FromStored func(runtime.Object) (runtime.Object, error)
 	// Scale says where the numbers of a Scale are; nil without that subresource.
 	Scale *ScalePaths
 }

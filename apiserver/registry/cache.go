@@ -30,6 +30,8 @@ const (
 	freshFor = 3 * time.Second
 	// relistAfter is the pause before a broken store watch is made anew.
 	relistAfter = 100 * time.Millisecond
+	// convertAfter is the pause before stored objects are once more asked to be converted.
+	convertAfter = time.Second
 	// forgetAfter is how long an encoding that nobody asks for is kept, at least; twice that at most.
 	forgetAfter = 30 * time.Second
 	// muchForgotten is how many bytes of encodings must go at a time to look for what the system can have back.
@@ -67,7 +69,9 @@ type cache struct {
 
 	mu    sync.RWMutex
 	ready bool
-	items []*item // sorted by key; what they point at never changes
+	// unread is why it does not become ready, if waiting does not help.
+	unread error
+	items  []*item // sorted by key; what they point at never changes
 	// ring holds the newest events; ring[i] has the number base+i.
 	ring []*Event
 	base int64
@@ -93,8 +97,16 @@ func (c *cache) run(ctx context.Context) {
 			return
 		}
 		c.log.Warn("watch of the store ended, listing again", "resource", c.kind.GR().String(), "err", err)
+		pause := relistAfter
+		if later := (*unconverted)(nil); errors.As(err, &later) {
+			pause = convertAfter
+			c.mu.Lock()
+			c.unread = err
+			c.broadcast()
+			c.mu.Unlock()
+		}
 		select {
-		case <-time.After(relistAfter):
+		case <-time.After(pause):
 		case <-ctx.Done():
 		}
 	}
@@ -118,6 +130,9 @@ func (c *cache) follow(ctx context.Context) error {
 	items := make([]*item, 0, len(l.Entries))
 	for _, e := range l.Entries {
 		obj, err := Decode(c.kind, e.Value, e.Revision)
+		if later := (*unconverted)(nil); errors.As(err, &later) {
+			return err
+		}
 		if err != nil {
 			c.log.Error("unreadable object left out", "key", e.Key, "err", err)
 			continue
@@ -131,6 +146,7 @@ func (c *cache) follow(ctx context.Context) error {
 	// Whoever watches has missed something: their cursors fall before base.
 	c.base += int64(len(c.ring)) + 1
 	c.items, c.ring, c.oldest, c.rev, c.ready = items, nil, l.Revision, l.Revision, true
+	c.unread = nil
 	c.broadcast()
 	c.mu.Unlock()
 	batches := c.store.Watch(ctx, prefix, l.Revision)
@@ -279,13 +295,16 @@ func (c *cache) wait(ctx context.Context, rev int64) error {
 	var ticker *time.Ticker
 	for {
 		c.mu.RLock()
-		ready, at, wake, done := c.ready, c.rev, c.wake, c.done
+		ready, at, wake, done, unread := c.ready, c.rev, c.wake, c.done, c.unread
 		c.mu.RUnlock()
 		if ready && at >= rev {
 			return nil
 		}
 		if done {
 			return store.ErrClosed
+		}
+		if !ready && unread != nil {
+			return unread
 		}
 		if expired == nil {
 			timer := time.NewTimer(freshFor)

@@ -73,6 +73,12 @@ func Encode(k *kinds.Kind, obj runtime.Object) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// unconverted is the error of a stored object that nobody could bring to the
+// version of today. It may go by: a webhook comes back.
+type unconverted struct{ error }
+
+func (e *unconverted) Unwrap() error { return e.error }
+
 // Decode is the way back; revision becomes the object's resourceVersion. The
 // kind's defaults are filled in, since a value may be older than a default.
 func Decode(k *kinds.Kind, value []byte, revision int64) (runtime.Object, error) {
@@ -88,6 +94,11 @@ func Decode(k *kinds.Kind, value []byte, revision int64) (runtime.Object, error)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("decoding a stored %s: %w", k.Kind, err)
+	}
+	if k.Custom != nil && k.Custom.FromStored != nil && obj.GetObjectKind().GroupVersionKind() != k.GVK() {
+		if obj, err = k.Custom.FromStored(obj); err != nil {
+			return nil, &unconverted{err}
+		}
 	}
 	obj.GetObjectKind().SetGroupVersionKind(k.GVK())
 	m, err := meta.Accessor(obj)

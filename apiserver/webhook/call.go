@@ -1,14 +1,11 @@
 package webhook
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"time"
 
 	"orrery/apiserver/admission"
@@ -26,9 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/uuid"
 )
-
-// maxAnswer bounds what a webhook may answer, in bytes.
-const maxAnswer = 16 << 20
 
 var reviewGVK = reviewv1.SchemeGroupVersion.WithKind("AdmissionReview")
 
@@ -61,10 +55,8 @@ func (p *plugin) ask(ctx context.Context, h *hook, a *admission.Attributes, row 
 	if h.TimeoutSeconds != nil {
 		timeout = time.Duration(*h.TimeoutSeconds) * time.Second
 	}
-	inner, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	answer, err := p.post(inner, h, review, timeout)
-	if err != nil {
+	answer := &reviewv1.AdmissionReview{}
+	if err := p.Pool.Call(ctx, hookOf(h.ClientConfig), timeout, "kube-apiserver-admission", review, answer); err != nil {
 		return nil, &callError{h.Name, fmt.Errorf("failed to call webhook: %w", err)}
 	}
 	if err := verify(answer, review.Request.UID, mutating); err != nil {
@@ -181,67 +173,13 @@ func encodeOptions(o runtime.Object) ([]byte, error) {
 	return json.Marshal(o)
 }
 
-// post sends the review and reads the answer.
-func (p *plugin) post(ctx context.Context, h *hook, review *reviewv1.AdmissionReview, timeout time.Duration) (*reviewv1.AdmissionReview, error) {
-	body, err := json.Marshal(review)
-	if err != nil {
-		return nil, err
+// hookOf is where a webhook is.
+func hookOf(c admissionv1.WebhookClientConfig) backend.Hook {
+	h := backend.Hook{URL: c.URL, CABundle: c.CABundle}
+	if s := c.Service; s != nil {
+		h.Namespace, h.Name, h.Port, h.Path = s.Namespace, s.Name, s.Port, s.Path
 	}
-	target, to, err := address(h.ClientConfig)
-	if err != nil {
-		return nil, err
-	}
-	transport, err := p.Pool.Transport(target)
-	if err != nil {
-		return nil, err
-	}
-	query := to.Query()
-	query.Set("timeout", timeout.String())
-	to.RawQuery = query.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json, */*")
-	req.Header.Set("User-Agent", "kube-apiserver-admission")
-	resp, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return nil, apierrors.NewGenericServerResponse(resp.StatusCode, "post", schema.GroupResource{}, "", string(data), 0, true)
-	}
-	answer := &reviewv1.AdmissionReview{}
-	if err := json.Unmarshal(data, answer); err != nil {
-		return nil, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
-	}
-	return answer, nil
-}
-
-// address is where a webhook is.
-func address(c admissionv1.WebhookClientConfig) (backend.Target, *url.URL, error) {
-	if c.URL != nil {
-		to, err := url.Parse(*c.URL)
-		return backend.Target{CABundle: string(c.CABundle)}, to, err
-	}
-	if c.Service == nil {
-		return backend.Target{}, nil, errors.New("webhook configuration must have either service or URL")
-	}
-	t := backend.Target{Namespace: c.Service.Namespace, Name: c.Service.Name, Port: 443, CABundle: string(c.CABundle)}
-	if c.Service.Port != nil {
-		t.Port = *c.Service.Port
-	}
-	to := &url.URL{Scheme: "https", Host: t.Host(), Path: "/"}
-	if c.Service.Path != nil {
-		to.Path = *c.Service.Path
-	}
-	return t, to, nil
+	return h
 }
 
 // verify checks the form of an answer.
