@@ -166,16 +166,18 @@ func (n *NodeInfo) withNode(node *corev1.Node) *NodeInfo {
 	return &c
 }
 
-// withPod counts a pod, in the place of an older version of it.
-func (n *NodeInfo) withPod(p *PodInfo) *NodeInfo {
+// withPod counts pods, each in the place of an older version of it.
+func (n *NodeInfo) withPod(pods ...*PodInfo) *NodeInfo {
 	c := n.clone()
-	if i := n.find(p.Pod.UID); i >= 0 {
-		c.account(n.Pods[i], -1)
-		c.Pods[i] = p
-	} else {
-		c.Pods = append(c.Pods, p)
+	for _, p := range pods {
+		if i := c.find(p.Pod.UID); i >= 0 {
+			c.account(c.Pods[i], -1)
+			c.Pods[i] = p
+		} else {
+			c.Pods = append(c.Pods, p)
+		}
+		c.account(p, 1)
 	}
-	c.account(p, 1)
 	return c
 }
 

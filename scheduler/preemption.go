@@ -116,12 +116,16 @@ func (n *nominator) addTo(node *NodeInfo, pod *corev1.Pod) *NodeInfo {
 	if len(n.on) == 0 {
 		return node
 	}
+	var extra []*PodInfo
 	for uid, info := range n.on[node.Name()] {
 		if uid != pod.UID && corev1helpers.PodPriority(info.Pod) >= corev1helpers.PodPriority(pod) {
-			node = node.withPod(info)
+			extra = append(extra, info)
 		}
 	}
-	return node
+	if len(extra) == 0 {
+		return node
+	}
+	return node.withPod(extra...)
 }
 
 // victims are the pods that would have to go from one node.
@@ -354,15 +358,16 @@ func (s *Scheduler) end(ctx context.Context, pod *corev1.Pod, fit *fitError, out
 			LastTransitionTime: metav1.Now(), ObservedGeneration: victim.Generation,
 		}}}}, "status")
 		err := s.delete(ctx, victim)
-		if err != nil {
-			s.ending.Delete(victim.UID)
+		if err == nil {
+			s.cfg.Recorder.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", pod.UID, *fit.nominee)
+			continue
 		}
-		if err != nil && !apierrors.IsNotFound(err) {
+		s.ending.Delete(victim.UID)
+		if !apierrors.IsNotFound(err) {
 			slog.Warn("could not preempt pod", "component", "scheduler", "pod", client.Key(victim), "err", err)
 			s.queue.Stays(victim.UID)
 			return
 		}
-		s.cfg.Recorder.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", pod.UID, *fit.nominee)
 	}
 }
 
