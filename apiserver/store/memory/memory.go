@@ -3,11 +3,11 @@
 // but those of its watches and uses nothing but channels, mutexes and the time package.
 //
 //	current: key ──▶ entry           history: every write since the last compaction
-//	keys:    sorted, for lists       watchers: cursors into the history
+//	keys:    sorted, for lists       watchers: each with the writes that it has still to deliver
 //
-// Invariant: history[i].Revision == compacted+1+i, so that a cursor is a
-// subtraction and the state at an old revision is the current one with later
-// writes undone. Read next: ../store.go for the contract.
+// Invariant: history[i].Revision == compacted+1+i, so that a watch finds where to
+// begin by a subtraction, and the state at an old revision is the current one with
+// later writes undone. Read next: ../store.go for the contract.
 package memory
 
 import (
@@ -31,11 +31,8 @@ type Store struct {
 	revision int64
 	// compacted is the newest revision whose history is gone.
 	compacted int64
-	// wake is closed and replaced whenever a watcher has something to look at.
-	wake chan struct{}
-	// progress counts the calls of Progress.
-	progress int64
-	closed   bool
+	watchers  map[*watcher]bool
+	closed    bool
 
 	expires map[string]time.Time
 	// due has every expiry, the earliest first; one that expires no longer agrees
@@ -50,7 +47,7 @@ var _ store.Store = (*Store)(nil)
 func New() *Store {
 	return &Store{
 		current: map[string]store.Entry{}, revision: 1, compacted: 1,
-		wake: make(chan struct{}), expires: map[string]time.Time{},
+		watchers: map[*watcher]bool{}, expires: map[string]time.Time{},
 	}
 }
 
@@ -124,9 +121,8 @@ func (s *Store) check(key string, expected int64) (store.Entry, error) {
 func (s *Store) write(key string, value []byte, ttl time.Duration) {
 	prev, existed := s.current[key]
 	s.revision++
-	s.history = append(s.history, store.Event{
-		Key: key, Value: value, Revision: s.revision, Prev: prev.Value, PrevRevision: prev.Revision,
-	})
+	event := store.Event{Key: key, Value: value, Revision: s.revision, Prev: prev.Value, PrevRevision: prev.Revision}
+	s.history = append(s.history, event)
 	i := sort.SearchStrings(s.keys, key)
 	switch {
 	case value == nil:
@@ -147,12 +143,9 @@ func (s *Store) write(key string, value []byte, ttl time.Duration) {
 			s.schedule()
 		}
 	}
-	s.broadcast()
-}
-
-func (s *Store) broadcast() {
-	close(s.wake)
-	s.wake = make(chan struct{})
+	for w := range s.watchers {
+		w.tell(event)
+	}
 }
 
 // schedule sets the one timer to the earliest expiry.
@@ -260,30 +253,53 @@ func (s *Store) past(at int64) ([]string, map[string]store.Entry) {
 	return keys, m
 }
 
+// watcher is one running watch.
+type watcher struct {
+	prefix string
+	after  int64
+	events []store.Event // still to be delivered; guarded by the store's mu
+	wake   chan struct{} // holds a token when a batch is due, with events or to show progress
+}
+
+// tell adds an event that the watch is about; the store's mu is held.
+func (w *watcher) tell(e store.Event) {
+	if e.Revision > w.after && strings.HasPrefix(e.Key, w.prefix) {
+		w.events = append(w.events, e)
+		w.rouse()
+	}
+}
+
+func (w *watcher) rouse() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
 // Watch implements store.Store.
 func (s *Store) Watch(ctx context.Context, prefix string, after int64) <-chan store.Batch {
 	out := make(chan store.Batch)
+	w := &watcher{prefix: prefix, after: after, wake: make(chan struct{}, 1)}
+	err := s.attach(w)
 	go func() {
 		defer close(out)
-		s.mu.Lock()
-		progress := s.progress
-		s.mu.Unlock()
+		defer s.detach(w)
+		batch := store.Batch{Err: err}
 		for {
-			batch, wake, asked := s.since(prefix, after)
-			if batch.Err != nil || len(batch.Events) > 0 || asked != progress {
+			if batch.Err == nil {
 				select {
-				case out <- batch:
+				case <-w.wake:
 				case <-ctx.Done():
 					return
 				}
-				if batch.Err != nil {
-					return
-				}
+				batch = s.take(w)
 			}
-			after, progress = max(after, batch.Revision), asked
 			select {
-			case <-wake:
+			case out <- batch:
 			case <-ctx.Done():
+				return
+			}
+			if batch.Err != nil {
 				return
 			}
 		}
@@ -291,24 +307,40 @@ func (s *Store) Watch(ctx context.Context, prefix string, after int64) <-chan st
 	return out
 }
 
-// since collects what a watcher has not seen, and what to wait on for more.
-func (s *Store) since(prefix string, after int64) (store.Batch, <-chan struct{}, int64) {
+// attach begins a watch with what it has missed.
+func (s *Store) attach(w *watcher) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := store.Batch{Revision: s.revision}
 	switch {
 	case s.closed:
-		b.Err = store.ErrClosed
-	case after < s.compacted:
-		b.Err = store.ErrCompacted
-	case after < s.revision:
-		for _, e := range s.history[after-s.compacted:] {
-			if strings.HasPrefix(e.Key, prefix) {
-				b.Events = append(b.Events, e)
-			}
+		return store.ErrClosed
+	case w.after < s.compacted:
+		return store.ErrCompacted
+	case w.after < s.revision:
+		for _, e := range s.history[w.after-s.compacted:] {
+			w.tell(e)
 		}
 	}
-	return b, s.wake, s.progress
+	s.watchers[w] = true
+	return nil
+}
+
+func (s *Store) detach(w *watcher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.watchers, w)
+}
+
+// take is what a watch has to deliver.
+func (s *Store) take(w *watcher) store.Batch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return store.Batch{Err: store.ErrClosed}
+	}
+	b := store.Batch{Events: w.events, Revision: s.revision}
+	w.events = nil
+	return b
 }
 
 // Revision implements store.Store.
@@ -328,8 +360,7 @@ func (s *Store) Progress(context.Context) error {
 	if s.closed {
 		return store.ErrClosed
 	}
-	s.progress++
-	s.broadcast()
+	s.rouseAll()
 	return nil
 }
 
@@ -361,6 +392,13 @@ func (s *Store) Close() error {
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	s.broadcast()
+	s.rouseAll()
 	return nil
+}
+
+// rouseAll has every watch deliver a batch, be it without events; mu is held.
+func (s *Store) rouseAll() {
+	for w := range s.watchers {
+		w.rouse()
+	}
 }
