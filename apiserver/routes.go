@@ -64,19 +64,27 @@ func (s *Server) routes() http.Handler {
 
 // collection: all objects of a resource.
 func (s *Server) collection(r *mux.Router, path string) {
-	r.HandleFunc(path, s.listOrWatch).Methods(http.MethodGet, http.MethodHead)
-	r.HandleFunc(path, s.rest.Create).Methods(http.MethodPost)
-	r.HandleFunc(path, s.rest.DeleteCollection).Methods(http.MethodDelete)
-	r.HandleFunc(path, s.rest.NotAllowed)
+	r.HandleFunc(path, s.byMethod(map[string]http.HandlerFunc{http.MethodGet: s.listOrWatch, http.MethodHead: s.listOrWatch,
+		http.MethodPost: s.rest.Create, http.MethodDelete: s.rest.DeleteCollection}))
 }
 
 // object: one of them.
 func (s *Server) object(r *mux.Router, path string) {
-	r.HandleFunc(path, s.rest.Get).Methods(http.MethodGet, http.MethodHead)
-	r.HandleFunc(path, s.rest.Update).Methods(http.MethodPut)
-	r.HandleFunc(path, s.rest.Patch).Methods(http.MethodPatch)
-	r.HandleFunc(path, s.rest.Delete).Methods(http.MethodDelete)
-	r.HandleFunc(path, s.rest.NotAllowed) // mux itself answers 404 as soon as a later path does not match
+	r.HandleFunc(path, s.byMethod(map[string]http.HandlerFunc{http.MethodGet: s.rest.Get, http.MethodHead: s.rest.Get,
+		http.MethodPut: s.rest.Update, http.MethodPatch: s.rest.Patch, http.MethodDelete: s.rest.Delete}))
+}
+
+// byMethod is one route for all methods of a path: mux matches a path anew for
+// each route that has it, and answers 404 to a method of no route as soon as a
+// later path does not match.
+func (s *Server) byMethod(handlers map[string]http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		handle := handlers[r.Method]
+		if handle == nil {
+			handle = s.rest.NotAllowed
+		}
+		handle(w, r)
+	}
 }
 
 func (s *Server) listOrWatch(w http.ResponseWriter, r *http.Request) {

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -36,10 +37,13 @@ type entry struct {
 	Subjects []rbacv1.Subject
 }
 
-// loadRBAC reads rbac.yaml into objects, roles before bindings.
+// loadRBAC is rbac.yaml as objects, roles before bindings. They are shared and
+// must not be changed.
 //
 // Upstream: plugin/pkg/auth/authorizer/rbac/bootstrappolicy.
-func loadRBAC() ([]runtime.Object, error) {
+var loadRBAC = sync.OnceValues(readRBAC)
+
+func readRBAC() ([]runtime.Object, error) {
 	var entries []entry
 	if err := yaml.UnmarshalStrict(rbacYAML, &entries); err != nil {
 		return nil, fmt.Errorf("reading the built-in roles: %w", err)
@@ -158,7 +162,7 @@ func (b *Bootstrap) ensureRBACObject(ctx context.Context, want runtime.Object) e
 	resource := schema.GroupResource{Group: rbacv1.GroupName, Resource: rbacResource(want)}
 	have, err := b.config.Objects.Get(ctx, resource, m.GetNamespace(), m.GetName())
 	if apierrors.IsNotFound(err) {
-		_, err = b.config.Objects.Create(ctx, resource, want)
+		_, err = b.config.Objects.Create(ctx, resource, want.DeepCopyObject())
 		return ignore(err, apierrors.IsAlreadyExists)
 	}
 	if err != nil {
@@ -172,7 +176,7 @@ func (b *Bootstrap) ensureRBACObject(ctx context.Context, want runtime.Object) e
 		if err := b.config.Objects.Delete(ctx, resource, m.GetNamespace(), m.GetName()); err != nil {
 			return err
 		}
-		_, err = b.config.Objects.Create(ctx, resource, want)
+		_, err = b.config.Objects.Create(ctx, resource, want.DeepCopyObject())
 		return err
 	}
 	if !complete(have.DeepCopyObject(), want) {

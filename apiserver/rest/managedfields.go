@@ -28,9 +28,14 @@ type managers struct {
 
 	mu    sync.Mutex
 	byKey map[managerKey]*managedfields.FieldManager
-	types func() managedfields.TypeConverter
 	other func(*kinds.Kind) (managedfields.TypeConverter, error)
 }
+
+// builtIn knows the lists and maps of the built-in kinds. Parsing their schema
+// takes a while: not before somebody writes, and once for all servers of a process.
+var builtIn = sync.OnceValue(func() managedfields.TypeConverter {
+	return applyconfigurations.NewTypeConverter(scheme.Scheme)
+})
 
 type managerKey struct {
 	kind        *kinds.Kind
@@ -38,13 +43,7 @@ type managerKey struct {
 }
 
 func newManagers(table *kinds.Table, other func(*kinds.Kind) (managedfields.TypeConverter, error)) *managers {
-	return &managers{
-		table: table, other: other, byKey: map[managerKey]*managedfields.FieldManager{},
-		// Parsing the schema takes a while: not before somebody writes.
-		types: sync.OnceValue(func() managedfields.TypeConverter {
-			return applyconfigurations.NewTypeConverter(scheme.Scheme)
-		}),
-	}
+	return &managers{table: table, other: other, byKey: map[managerKey]*managedfields.FieldManager{}}
 }
 
 // of returns the manager for writes to a kind through one of its endpoints.
@@ -81,7 +80,7 @@ func (m *managers) typesOf(k *kinds.Kind) (managedfields.TypeConverter, error) {
 	if isUnstructured(k.New()) {
 		return managedfields.NewDeducedTypeConverter(), nil
 	}
-	return m.types(), nil
+	return builtIn(), nil
 }
 
 // reset lists the fields that an endpoint does not write, and that nobody can
