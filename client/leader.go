@@ -122,10 +122,20 @@ func (e *LeaderElector) renew(ctx context.Context, done chan error) (lost bool) 
 	}
 }
 
-// try acquires or renews, and says whether we hold the lease now.
+// try acquires or renews, and says whether we hold the lease now. Who holds it
+// renews what it wrote last, without reading: the version tells if it is not so.
 func (e *LeaderElector) try(ctx context.Context) bool {
 	leases := For[*coordinationv1.Lease](e.Client)
 	now := metav1.NowMicro()
+	if e.holds() {
+		lease := e.lease.DeepCopy()
+		e.hold(lease, now)
+		lease, err := leases.Update(ctx, lease)
+		if err == nil {
+			return e.result(lease, nil)
+		}
+		slog.Debug("lease not renewed, reading it first", "key", JoinKey(e.Namespace, e.Name), "err", err)
+	}
 	lease, err := leases.Get(ctx, e.Namespace, e.Name)
 	if apierrors.IsNotFound(err) {
 		lease = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: e.Namespace, Name: e.Name}}
@@ -158,6 +168,11 @@ func (e *LeaderElector) try(ctx context.Context) bool {
 	e.hold(lease, now)
 	lease, err = leases.Update(ctx, lease)
 	return e.result(lease, err)
+}
+
+// holds says whether the lease was ours when we last saw it, and still may be.
+func (e *LeaderElector) holds() bool {
+	return e.lease != nil && e.lease.Spec.HolderIdentity != nil && *e.lease.Spec.HolderIdentity == e.Identity && time.Since(e.observed) < e.LeaseDuration
 }
 
 // hold writes us into a lease.

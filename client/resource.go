@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -99,7 +100,8 @@ func Dynamic(c *Client, gvr schema.GroupVersionResource, namespaced bool) *Resou
 // Upstream: k8s.io/client-go/metadata.
 func Metadata(c *Client, gvr schema.GroupVersionResource, namespaced bool) *Resource[*metav1.PartialObjectMetadata] {
 	as := func(kind string) string {
-		return mediaJSON + ";as=" + kind + ";g=meta.k8s.io;v=v1," + mediaJSON
+		form := ";as=" + kind + ";g=meta.k8s.io;v=v1,"
+		return mediaProtobuf + form + mediaJSON + form + mediaJSON
 	}
 	return &Resource[*metav1.PartialObjectMetadata]{
 		c: c, gvr: gvr, namespaced: namespaced,
@@ -299,9 +301,23 @@ func decodeInto(raw []byte, into runtime.Object) error {
 		_, _, err := unstructuredCodec.Decode(raw, nil, into)
 		return err
 	case *metav1.PartialObjectMetadata, *metav1.PartialObjectMetadataList:
-		return json.Unmarshal(raw, into)
+		return decodeMetadata(raw, into)
 	}
 	gvk := into.GetObjectKind().GroupVersionKind()
 	_, _, err := scheme.Codecs.UniversalDeserializer().Decode(raw, &gvk, into)
 	return err
+}
+
+// decodeMetadata is decodeInto for what the scheme of the built-in kinds has not.
+func decodeMetadata(raw []byte, into runtime.Object) error {
+	message, isProto := bytes.CutPrefix(raw, []byte("k8s\x00"))
+	if !isProto {
+		return json.Unmarshal(raw, into)
+	}
+	var envelope runtime.Unknown
+	if err := envelope.Unmarshal(message); err != nil {
+		return err
+	}
+	into.GetObjectKind().SetGroupVersionKind(schema.FromAPIVersionAndKind(envelope.APIVersion, envelope.Kind))
+	return into.(interface{ Unmarshal([]byte) error }).Unmarshal(envelope.Raw)
 }
