@@ -2,9 +2,12 @@ package client
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -69,7 +72,8 @@ type Informer[T Object] struct {
 	indexers map[string]func(T) []string
 	indices  map[string]map[string]map[string]T // index name -> value -> key
 
-	version string // of the collection; only Run's goroutine reads and writes it
+	version string // of the collection, where the next watch begins; only Run's goroutine reads and writes it
+	shown   atomic.Pointer[string]
 	once    sync.Once
 }
 
@@ -123,6 +127,17 @@ func (inf *Informer[T]) GetKey(key string) (T, bool) {
 	return obj, ok
 }
 
+// Version is the resource version that the cache has come to, "" before the first
+// list: everything up to it is there, and the handlers have heard of it.
+//
+// Upstream: k8s.io/client-go/tools/cache, Store.LastStoreSyncResourceVersion.
+func (inf *Informer[T]) Version() string {
+	if v := inf.shown.Load(); v != nil {
+		return *v
+	}
+	return ""
+}
+
 // List is the whole cache, in no order.
 func (inf *Informer[T]) List() []T {
 	inf.mu.RLock()
@@ -169,8 +184,9 @@ func (inf *Informer[T]) Run(ctx context.Context) error {
 }
 
 // listAndWatch lists, replaces the cache, and watches for as long as watches
-// resume; it returns when only a fresh list can help. A server that ends a watch
-// in order is watched again at once, from where it stopped.
+// resume; it returns when only a wait or a fresh list can help. When a watch ends,
+// in order or because its connection broke, the next begins at once from where it
+// stopped.
 func (inf *Informer[T]) listAndWatch(ctx context.Context) error {
 	if inf.version == "" {
 		opts := inf.opts
@@ -181,6 +197,7 @@ func (inf *Informer[T]) listAndWatch(ctx context.Context) error {
 		}
 		inf.replace(list.Items)
 		inf.version = list.ResourceVersion
+		inf.shown.Store(&list.ResourceVersion)
 		inf.once.Do(func() { close(inf.synced) })
 	}
 	for ctx.Err() == nil {
@@ -189,28 +206,32 @@ func (inf *Informer[T]) listAndWatch(ctx context.Context) error {
 		timeout := int64(timing.WatchTimeoutMin.Seconds() * (1 + rand.Float64()))
 		opts.TimeoutSeconds = &timeout
 		began := time.Now()
-		if err := inf.watch(ctx, opts); err != nil {
-			if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
-				inf.version = "" // the next round lists
-			}
+		events, err := inf.watch(ctx, opts)
+		if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+			inf.version = "" // the next round lists
+		}
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return err
 		}
-		if time.Since(began) < time.Second {
-			return nil // a server that hangs up at once gets the back-off
+		if events == 0 && time.Since(began) < time.Second {
+			return err // a server that hangs up at once gets the back-off
 		}
 	}
 	return nil
 }
 
-func (inf *Informer[T]) watch(ctx context.Context, opts metav1.ListOptions) error {
+// watch follows one watch and says how many events it had.
+func (inf *Informer[T]) watch(ctx context.Context, opts metav1.ListOptions) (events int, err error) {
 	for ev, err := range inf.resource.Watch(ctx, inf.namespace, opts) {
 		if err != nil {
-			return err
+			return events, err
 		}
+		events++
 		inf.apply(ev)
 		inf.version = ev.Object.GetResourceVersion()
+		inf.shown.Store(new(inf.version))
 	}
-	return nil
+	return events, nil
 }
 
 func (inf *Informer[T]) apply(ev Event[T]) {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -26,9 +27,9 @@ type Event[T Object] struct {
 
 // Watch iterates over the changes of a collection from opts.ResourceVersion on.
 // The stream ends without an error when the server ends it, and with one
-// (yielded once, last) when it breaks: io.ErrUnexpectedEOF for a cut connection,
-// a StatusError for an ERROR event, such as 410 Gone for a version that is too
-// old. Breaking out of the loop closes the stream.
+// (yielded once, last) when it breaks: one that wraps io.ErrUnexpectedEOF for a
+// cut connection, a StatusError for an ERROR event, such as 410 Gone for a version
+// that is too old. Breaking out of the loop closes the stream.
 func (r *Resource[T]) Watch(ctx context.Context, namespace string, opts metav1.ListOptions) iter.Seq2[Event[T], error] {
 	return func(yield func(Event[T], error) bool) {
 		var zero Event[T]
@@ -82,8 +83,12 @@ func decoder(resp *http.Response) (streaming.Decoder, error) {
 
 func nextEvent[T Object](frames streaming.Decoder, newT func() T) (ev Event[T], err error) {
 	var frame metav1.WatchEvent
-	if _, _, err := frames.Decode(nil, &frame); err != nil {
+	switch _, _, err := frames.Decode(nil, &frame); {
+	case err == nil:
+	case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):
 		return ev, err
+	default: // the transport has many words for it
+		return ev, fmt.Errorf("watch: %w: %w", io.ErrUnexpectedEOF, err)
 	}
 	if frame.Type == string(watch.Error) {
 		var status metav1.Status
