@@ -38,6 +38,7 @@ type daemonSets struct {
 	writer   podWriter
 	expected *expectations
 	failures *backOff
+	own      *consistency
 }
 
 // daemonBurst is the most pods that one pass creates or deletes.
@@ -49,8 +50,9 @@ func startDaemonSet(e *env) (func(context.Context) error, error) {
 		sets: watching[*appsv1.DaemonSet](e), pods: watching[*corev1.Pod](e), nodes: watching[*corev1.Node](e),
 		api: client.For[*appsv1.DaemonSet](e.client), podAPI: client.For[*corev1.Pod](e.client), history: newHistory(e, daemonSetKind),
 		writer:   podWriter{pods: client.For[*corev1.Pod](e.client), recorder: recorder},
-		expected: newExpectations(), failures: newBackOff(time.Second, 15*time.Minute),
+		expected: newExpectations(), failures: newBackOff(time.Second, 15*time.Minute), own: newConsistency(),
 	}
+	c.writer.wrote = func(owner, pod metav1.Object) { c.own.wrote(client.Key(owner), c.pods, pod) }
 	c.Controller = client.NewController("daemonset-controller", c.reconcile)
 	c.pods.AddIndex(byController, controllerIndex[*corev1.Pod])
 	c.pods.AddHandler(c.expected.observe("DaemonSet"))
@@ -77,6 +79,9 @@ func startDaemonSet(e *env) (func(context.Context) error, error) {
 }
 
 func (c *daemonSets) reconcile(ctx context.Context, key string) (client.Result, error) {
+	if err := c.own.ready(key); err != nil {
+		return client.Result{}, err
+	}
 	ds, ok := c.sets.GetKey(key)
 	if !ok {
 		c.expected.forget(key)
@@ -196,9 +201,10 @@ func (c *daemonSets) updateStatus(ctx context.Context, ds *appsv1.DaemonSet, vie
 	}
 	ds = ds.DeepCopy()
 	ds.Status = status
-	_, err := c.api.UpdateStatus(ctx, ds)
+	written, err := c.api.UpdateStatus(ctx, ds)
 	if err != nil {
-		err = fmt.Errorf("error storing status for daemon set %s: %w", client.Key(ds), err)
+		return after, fmt.Errorf("error storing status for daemon set %s: %w", client.Key(ds), err)
 	}
-	return after, err
+	c.own.wrote(client.Key(ds), c.sets, written)
+	return after, nil
 }

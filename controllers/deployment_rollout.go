@@ -163,7 +163,9 @@ func rollingUp(d *appsv1.Deployment, next *appsv1.ReplicaSet, old []*appsv1.Repl
 // rollingDown is the shrinking of old ReplicaSets that keeps enough pods
 // available: unhealthy pods first, since they cost nothing.
 func rollingDown(d *appsv1.Deployment, next *appsv1.ReplicaSet, old []*appsv1.ReplicaSet) []step {
-	if total(old, wanted) == 0 {
+	// The pods of a ReplicaSet that wants none are going, whatever its status says yet.
+	old = filter(old, func(rs *appsv1.ReplicaSet) bool { return wanted(rs) > 0 })
+	if len(old) == 0 {
 		return nil
 	}
 	all := append(slices.Clone(old), next)
@@ -175,7 +177,7 @@ func rollingDown(d *appsv1.Deployment, next *appsv1.ReplicaSet, old []*appsv1.Re
 	size := map[*appsv1.ReplicaSet]int32{}
 	for _, rs := range old {
 		size[rs] = wanted(rs)
-		if wanted(rs) > 0 && available(rs) > wanted(rs) {
+		if available(rs) > wanted(rs) {
 			return nil // its status is of before it shrank: these pods must not be counted again
 		}
 		unhealthy := min(budget, max(0, wanted(rs)-available(rs)))

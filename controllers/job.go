@@ -39,6 +39,7 @@ type jobs struct {
 	podAPI   *client.Resource[*corev1.Pod]
 	writer   podWriter
 	expected *expectations
+	own      *consistency
 }
 
 func startJob(e *env) (func(context.Context) error, error) {
@@ -46,8 +47,9 @@ func startJob(e *env) (func(context.Context) error, error) {
 	c := &jobs{
 		jobs: watching[*batchv1.Job](e), pods: watching[*corev1.Pod](e),
 		api: client.For[*batchv1.Job](e.client), podAPI: client.For[*corev1.Pod](e.client),
-		writer: podWriter{pods: client.For[*corev1.Pod](e.client), recorder: recorder}, expected: newExpectations(),
+		writer: podWriter{pods: client.For[*corev1.Pod](e.client), recorder: recorder}, expected: newExpectations(), own: newConsistency(),
 	}
+	c.writer.wrote = func(owner, pod metav1.Object) { c.own.wrote(client.Key(owner), c.pods, pod) }
 	c.Controller = client.NewController("job-controller", c.reconcile)
 	c.pods.AddIndex(byController, controllerIndex[*corev1.Pod])
 	c.pods.AddIndex(byNamespace, namespaceIndex[*corev1.Pod])
@@ -60,6 +62,9 @@ func startJob(e *env) (func(context.Context) error, error) {
 }
 
 func (c *jobs) reconcile(ctx context.Context, key string) (client.Result, error) {
+	if err := c.own.ready(key); err != nil {
+		return client.Result{}, err
+	}
 	cached, ok := c.jobs.GetKey(key)
 	if err := c.freeOrphans(ctx, key, cached); err != nil {
 		return client.Result{}, err
@@ -91,9 +96,11 @@ func (c *jobs) reconcile(ctx context.Context, key string) (client.Result, error)
 	if !equality.Semantic.DeepEqual(job.Status, status) {
 		before := job.Status
 		job.Status = status
-		if _, err := c.api.UpdateStatus(ctx, job); err != nil {
+		written, err := c.api.UpdateStatus(ctx, job)
+		if err != nil {
 			return client.Result{}, err
 		}
+		c.own.wrote(key, c.jobs, written)
 		c.tell(job, before)
 	}
 	// Only pods whose UIDs stand in the status may lose their finalizer.

@@ -187,6 +187,7 @@ func victims(active, related []*corev1.Pod, n int, now time.Time) []*corev1.Pod 
 type podWriter struct {
 	pods     *client.Resource[*corev1.Pod]
 	recorder *client.Recorder
+	wrote    func(owner, pod metav1.Object) // told of pods that were created; nil for nobody
 }
 
 // podFrom is a pod of a template under an owner's name.
@@ -206,7 +207,7 @@ func podFrom(template *corev1.PodTemplateSpec, owner client.Object, kind schema.
 	}
 }
 
-func (w *podWriter) create(ctx context.Context, pod *corev1.Pod, owner runtime.Object) error {
+func (w *podWriter) create(ctx context.Context, pod *corev1.Pod, owner client.Object) error {
 	created, err := w.pods.Create(ctx, pod)
 	if namespaceEnds(err) {
 		return nil // it would fail for ever, and the owner goes too
@@ -214,6 +215,9 @@ func (w *podWriter) create(ctx context.Context, pod *corev1.Pod, owner runtime.O
 	if err != nil {
 		w.recorder.Eventf(owner, warning, "FailedCreate", "Error creating: %v", err)
 		return err
+	}
+	if w.wrote != nil {
+		w.wrote(owner, created)
 	}
 	w.recorder.Eventf(owner, normal, "SuccessfulCreate", "Created pod: %v", created.Name)
 	return nil

@@ -32,14 +32,17 @@ type replicas struct {
 	podAPI   *client.Resource[*corev1.Pod]
 	writer   podWriter
 	expected *expectations
+	own      *consistency
 }
 
 // replicaSource hides whether the sets are ReplicaSets or ReplicationControllers.
 type replicaSource struct {
-	get          func(key string) (*appsv1.ReplicaSet, client.Object, bool)
-	siblings     func(rs *appsv1.ReplicaSet) []*appsv1.ReplicaSet
-	fresh        func(ctx context.Context, rs *appsv1.ReplicaSet) (metav1.Object, error)
-	updateStatus func(ctx context.Context, rs *appsv1.ReplicaSet) error
+	cache
+	get      func(key string) (*appsv1.ReplicaSet, client.Object, bool)
+	siblings func(rs *appsv1.ReplicaSet) []*appsv1.ReplicaSet
+	fresh    func(ctx context.Context, rs *appsv1.ReplicaSet) (client.Object, error)
+	// updateStatus writes a status into an object as get or fresh returned it.
+	updateStatus func(ctx context.Context, obj client.Object, status appsv1.ReplicaSetStatus) (client.Object, error)
 }
 
 // burstReplicas is the most pods that one pass creates or deletes.
@@ -47,9 +50,10 @@ const burstReplicas = 500
 
 func newReplicas(e *env, kind schema.GroupVersionKind, eventSource string) *replicas {
 	c := &replicas{
-		kind: kind, pods: watching[*corev1.Pod](e), podAPI: client.For[*corev1.Pod](e.client), expected: newExpectations(),
+		kind: kind, pods: watching[*corev1.Pod](e), podAPI: client.For[*corev1.Pod](e.client), expected: newExpectations(), own: newConsistency(),
 		writer: podWriter{pods: client.For[*corev1.Pod](e.client), recorder: e.recorder(eventSource)},
 	}
+	c.writer.wrote = func(owner, pod metav1.Object) { c.own.wrote(client.Key(owner), c.pods, pod) }
 	c.Controller = client.NewController(eventSource, c.reconcile)
 	c.pods.AddIndex(byController, controllerIndex[*corev1.Pod])
 	c.pods.AddHandler(c.expected.observe(kind.Kind))
@@ -61,6 +65,7 @@ func startReplicaSet(e *env) (func(context.Context) error, error) {
 	sets, api := watching[*appsv1.ReplicaSet](e), client.For[*appsv1.ReplicaSet](e.client)
 	sets.AddIndex(byController, controllerIndex[*appsv1.ReplicaSet])
 	c.sets = replicaSource{
+		cache: sets,
 		get: func(key string) (*appsv1.ReplicaSet, client.Object, bool) {
 			rs, ok := sets.GetKey(key)
 			return rs, rs, ok
@@ -71,12 +76,13 @@ func startReplicaSet(e *env) (func(context.Context) error, error) {
 			}
 			return []*appsv1.ReplicaSet{rs}
 		},
-		fresh: func(ctx context.Context, rs *appsv1.ReplicaSet) (metav1.Object, error) {
+		fresh: func(ctx context.Context, rs *appsv1.ReplicaSet) (client.Object, error) {
 			return api.Get(ctx, rs.Namespace, rs.Name)
 		},
-		updateStatus: func(ctx context.Context, rs *appsv1.ReplicaSet) error {
-			_, err := api.UpdateStatus(ctx, rs)
-			return err
+		updateStatus: func(ctx context.Context, obj client.Object, status appsv1.ReplicaSetStatus) (client.Object, error) {
+			rs := obj.(*appsv1.ReplicaSet).DeepCopy()
+			rs.Status = status
+			return api.UpdateStatus(ctx, rs)
 		},
 	}
 	sets.AddHandler(client.On[*appsv1.ReplicaSet](c.Controller))
@@ -87,6 +93,9 @@ func startReplicaSet(e *env) (func(context.Context) error, error) {
 }
 
 func (c *replicas) reconcile(ctx context.Context, key string) (client.Result, error) {
+	if err := c.own.ready(key); err != nil {
+		return client.Result{}, err
+	}
 	rs, owner, ok := c.sets.get(key)
 	if !ok {
 		c.expected.forget(key)
@@ -113,13 +122,28 @@ func (c *replicas) reconcile(ctx context.Context, key string) (client.Result, er
 	}
 	status, after := replicaSetStatus(rs, active, len(pods)-len(active), manageErr, time.Now())
 	if !equality.Semantic.DeepEqual(rs.Status, status) {
-		updated := rs.DeepCopy()
-		updated.Status = status
-		if err := c.sets.updateStatus(ctx, updated); err != nil {
+		if err := c.writeStatus(ctx, key, rs, owner, status); err != nil {
 			return client.Result{}, err
 		}
 	}
 	return client.Result{RequeueAfter: after}, manageErr
+}
+
+// writeStatus writes a status, if need be over a version that the cache has not
+// seen yet: then nothing more is done before it has.
+//
+// Upstream: pkg/controller/replicaset/replica_set_utils.go, updateReplicaSetStatus.
+func (c *replicas) writeStatus(ctx context.Context, key string, rs *appsv1.ReplicaSet, owner client.Object, status appsv1.ReplicaSetStatus) error {
+	written, err := c.sets.updateStatus(ctx, owner, status)
+	if err != nil {
+		if owner, err = c.sets.fresh(ctx, rs); err == nil {
+			written, err = c.sets.updateStatus(ctx, owner, status)
+		}
+	}
+	if err == nil {
+		c.own.wrote(key, c.sets, written)
+	}
+	return err
 }
 
 // manage creates or deletes pods.

@@ -21,6 +21,7 @@ func startReplicationController(e *env) (func(context.Context) error, error) {
 	c := newReplicas(e, corev1.SchemeGroupVersion.WithKind("ReplicationController"), "replication-controller")
 	rcs, api := watching[*corev1.ReplicationController](e), client.For[*corev1.ReplicationController](e.client)
 	c.sets = replicaSource{
+		cache: rcs,
 		get: func(key string) (*appsv1.ReplicaSet, client.Object, bool) {
 			rc, ok := rcs.GetKey(key)
 			if !ok {
@@ -29,16 +30,11 @@ func startReplicationController(e *env) (func(context.Context) error, error) {
 			return asReplicaSet(rc), rc, true
 		},
 		siblings: func(rs *appsv1.ReplicaSet) []*appsv1.ReplicaSet { return []*appsv1.ReplicaSet{rs} },
-		fresh: func(ctx context.Context, rs *appsv1.ReplicaSet) (metav1.Object, error) {
+		fresh: func(ctx context.Context, rs *appsv1.ReplicaSet) (client.Object, error) {
 			return api.Get(ctx, rs.Namespace, rs.Name)
 		},
-		updateStatus: func(ctx context.Context, rs *appsv1.ReplicaSet) error {
-			rc, ok := rcs.Get(rs.Namespace, rs.Name)
-			if !ok {
-				return nil
-			}
-			rc = rc.DeepCopy()
-			s := rs.Status
+		updateStatus: func(ctx context.Context, obj client.Object, s appsv1.ReplicaSetStatus) (client.Object, error) {
+			rc := obj.(*corev1.ReplicationController).DeepCopy()
 			rc.Status = corev1.ReplicationControllerStatus{
 				Replicas: s.Replicas, FullyLabeledReplicas: s.FullyLabeledReplicas, ReadyReplicas: s.ReadyReplicas,
 				AvailableReplicas: s.AvailableReplicas, ObservedGeneration: s.ObservedGeneration,
@@ -49,8 +45,7 @@ func startReplicationController(e *env) (func(context.Context) error, error) {
 					LastTransitionTime: c.LastTransitionTime, Reason: c.Reason, Message: c.Message,
 				})
 			}
-			_, err := api.UpdateStatus(ctx, rc)
-			return err
+			return api.UpdateStatus(ctx, rc)
 		},
 	}
 	rcs.AddHandler(client.On[*corev1.ReplicationController](c.Controller))

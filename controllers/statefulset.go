@@ -46,6 +46,7 @@ type statefulSets struct {
 	claimAPI *client.Resource[*corev1.PersistentVolumeClaim]
 	history  *history
 	recorder *client.Recorder
+	own      *consistency
 }
 
 func startStatefulSet(e *env) (func(context.Context) error, error) {
@@ -53,7 +54,7 @@ func startStatefulSet(e *env) (func(context.Context) error, error) {
 		sets: watching[*appsv1.StatefulSet](e), pods: watching[*corev1.Pod](e), claims: watching[*corev1.PersistentVolumeClaim](e),
 		api: client.For[*appsv1.StatefulSet](e.client), podAPI: client.For[*corev1.Pod](e.client),
 		claimAPI: client.For[*corev1.PersistentVolumeClaim](e.client),
-		history:  newHistory(e, statefulSetKind), recorder: e.recorder("statefulset-controller"),
+		history:  newHistory(e, statefulSetKind), recorder: e.recorder("statefulset-controller"), own: newConsistency(),
 	}
 	c.Controller = client.NewController("statefulset-controller", c.reconcile)
 	c.pods.AddIndex(byController, controllerIndex[*corev1.Pod])
@@ -77,6 +78,9 @@ func statefulHash(data []byte, collisions *int32) string {
 }
 
 func (c *statefulSets) reconcile(ctx context.Context, key string) (client.Result, error) {
+	if err := c.own.ready(key); err != nil {
+		return client.Result{}, err
+	}
 	cached, ok := c.sets.GetKey(key)
 	if !ok {
 		return client.Result{}, nil
@@ -111,9 +115,11 @@ func (c *statefulSets) reconcile(ctx context.Context, key string) (client.Result
 	status, after := view.status()
 	if !equality.Semantic.DeepEqual(set.Status, status) {
 		set.Status = status
-		if _, err := c.api.UpdateStatus(ctx, set); err != nil {
+		written, err := c.api.UpdateStatus(ctx, set)
+		if err != nil {
 			return client.Result{}, errors.Join(stepErr, err)
 		}
+		c.own.wrote(key, c.sets, written)
 	}
 	live := map[string]bool{current.Name: true, update.Name: true}
 	for _, p := range pods {
@@ -237,8 +243,12 @@ func (c *statefulSets) create(ctx context.Context, set *appsv1.StatefulSet, ordi
 		}
 		c.tell(set, "create", pod.Name, claim.Name, nil)
 	}
-	if _, err = c.podAPI.Create(ctx, pod); apierrors.IsAlreadyExists(err) {
+	created, err := c.podAPI.Create(ctx, pod)
+	if apierrors.IsAlreadyExists(err) {
 		return nil // the cache is behind
+	}
+	if err == nil {
+		c.own.wrote(client.Key(set), c.pods, created)
 	}
 	c.tell(set, "create", pod.Name, "", err)
 	return err

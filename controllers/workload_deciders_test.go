@@ -80,6 +80,7 @@ func TestRollingUpdateArithmetic(t *testing.T) {
 		{"broken old pods go first, from the oldest", rolling(4, "25%", "25%"), rs("new", 1, 0, 0), []*appsv1.ReplicaSet{rs("a", 2, 0, 9), rs("b", 2, 2, 5)}, "", "a=1", 1, 1},
 		{"the new set is too large", rolling(2, "25%", "25%"), rs("new", 5, 5, 0), nil, "new=2", "", 1, 0},
 		{"an old status is waited for", rolling(6, "2", "0"), rs("new", 3, 2, 0), []*appsv1.ReplicaSet{rs("old", 5, 6, 9)}, "", "", 2, 0},
+		{"what goes counts no more", rolling(4, "0", "1"), rs("new", 2, 2, 0), []*appsv1.ReplicaSet{rs("a", 0, 1, 9), rs("b", 2, 1, 5)}, "", "b=1", 0, 1},
 		{"done", rolling(2, "25%", "25%"), rs("new", 2, 2, 0), []*appsv1.ReplicaSet{rs("old", 0, 0, 9)}, "", "", 1, 0},
 	} {
 		s, u := fenceposts(c.d)
@@ -372,5 +373,28 @@ func TestAPodFailurePolicyDecidesByTheFirstRuleThatMatches(t *testing.T) {
 	}
 	if a, _ := failureAction(policy, exited(1)); a != batchv1.PodFailurePolicyActionCount {
 		t.Error(a)
+	}
+}
+
+// shownUpTo is a cache that has come to a version.
+type shownUpTo string
+
+func (v *shownUpTo) Version() string { return string(*v) }
+
+func TestAControllerWaitsUntilItSeesWhatItWrote(t *testing.T) {
+	c, pods := newConsistency(), new(shownUpTo("99"))
+	wrote := func(version string) {
+		c.wrote("default/web", pods, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{ResourceVersion: version}})
+	}
+	wrote("100")
+	wrote("7") // an older answer that came later
+	for _, step := range []struct {
+		shown, key string
+		ready      bool
+	}{{"99", "default/web", false}, {"99", "default/db", true}, {"100", "default/web", true}, {"5", "default/web", true}} {
+		*pods = shownUpTo(step.shown)
+		if err := c.ready(step.key); (err == nil) != step.ready {
+			t.Errorf("%s at %s: %v", step.key, step.shown, err)
+		}
 	}
 }
