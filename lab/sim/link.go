@@ -116,7 +116,8 @@ func (pipeAddr) String() string  { return "in-process" }
 // at both of its ends, as TCP has them wait while packets are lost, and go on
 // when it is healed, unless somebody has lost patience and hung up.
 type Link struct {
-	to func(ctx context.Context, network, address string) (net.Conn, error)
+	to      func(ctx context.Context, network, address string) (net.Conn, error)
+	latency time.Duration // of every answer
 
 	mu    sync.Mutex
 	gate  chan struct{} // closed while bytes flow
@@ -124,8 +125,8 @@ type Link struct {
 	conns map[*linkConn]struct{}
 }
 
-func newLink(to func(ctx context.Context, network, address string) (net.Conn, error)) *Link {
-	l := &Link{to: to, gate: make(chan struct{}), conns: map[*linkConn]struct{}{}}
+func newLink(to func(ctx context.Context, network, address string) (net.Conn, error), latency time.Duration) *Link {
+	l := &Link{to: to, latency: latency, gate: make(chan struct{}), conns: map[*linkConn]struct{}{}}
 	close(l.gate)
 	return l
 }
@@ -161,8 +162,8 @@ func (l *Link) Drop() {
 	}
 }
 
-// Delay has every answer, and every event of a watch, come later by what f says;
-// nil ends that.
+// Delay has every answer, and every event of a watch, come later than usual by
+// what f says; nil ends that.
 func (l *Link) Delay(f func() time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -181,8 +182,9 @@ func isClosed(c chan struct{}) bool {
 func (l *Link) state() (gate chan struct{}, delay time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	delay = l.latency
 	if l.delay != nil {
-		delay = l.delay()
+		delay += l.delay()
 	}
 	return l.gate, delay
 }

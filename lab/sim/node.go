@@ -38,7 +38,7 @@ type Node struct {
 }
 
 func newNode(s *Sim, name string, ip netip.Addr, control bool) *Node {
-	n := &Node{Name: name, sim: s, ip: ip, control: control, Runtime: NewRuntime(), Link: newLink(s.dial)}
+	n := &Node{Name: name, sim: s, ip: ip, control: control, Runtime: NewRuntime(), Link: newLink(s.dial, s.cfg.Latency)}
 	n.Runtime.Delay, n.Runtime.CIDR = s.cfg.SandboxDelay, n.podCIDR
 	n.kubelet = &part{name: "kubelet " + name, sim: s, run: n.run}
 	return n
@@ -146,7 +146,7 @@ func (s *Sim) dialKubelet(ctx context.Context, _, address string) (net.Conn, err
 	}
 	for _, n := range s.all {
 		if n.ip.String() == host && port == "10250" {
-			way := newLink(func(ctx context.Context, _, _ string) (net.Conn, error) { return n.port.dial(ctx) })
+			way := newLink(func(ctx context.Context, _, _ string) (net.Conn, error) { return n.port.dial(ctx) }, 0)
 			if gate, _ := n.Link.state(); !isClosed(gate) {
 				way.Cut()
 			}

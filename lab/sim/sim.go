@@ -35,6 +35,10 @@ type Config struct {
 	TimeScale float64
 	// SandboxDelay is how long a pod's sandbox takes.
 	SandboxDelay time.Duration
+	// Latency is how long each answer of the API server is on its way. Without it,
+	// what would take two parts a while to settle takes no time at all in a
+	// synctest bubble, and what never settles never ends.
+	Latency time.Duration
 	// Version is reported as Kubernetes' version everywhere.
 	Version string
 	Log     *slog.Logger
@@ -100,7 +104,7 @@ func New(cfg Config) (*Sim, error) {
 	for _, p := range []*part{{name: APIServer, run: s.runAPIServer}, {name: ControllerManager, run: s.runControllers}, {name: Scheduler, run: s.runScheduler}} {
 		p.sim = s
 		s.control = append(s.control, p)
-		s.links[p.name] = newLink(s.dial)
+		s.links[p.name] = newLink(s.dial, cfg.Latency)
 	}
 	address := netip.MustParseAddr("172.30.0.2")
 	for i := range cfg.Nodes {

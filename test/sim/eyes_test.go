@@ -2,6 +2,8 @@ package sim
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,16 +17,18 @@ import (
 // after an API server has been away they look again at once. What they show may
 // be checked the moment it has settled.
 type eyes[T client.Object] struct {
-	resource *client.Resource[T]
-	once     sync.Once
-	synced   chan struct{}
+	resource  *client.Resource[T]
+	namespace string
+	once      sync.Once
+	synced    chan struct{}
 
 	mu  sync.Mutex
 	all map[string]T // guarded by mu
 }
 
-func newEyes[T client.Object](c *client.Client) *eyes[T] {
-	return &eyes[T]{resource: client.For[T](c), synced: make(chan struct{}), all: map[string]T{}}
+// newEyes look at a namespace, "" for all.
+func newEyes[T client.Object](c *client.Client, namespace string) *eyes[T] {
+	return &eyes[T]{resource: client.For[T](c), namespace: namespace, synced: make(chan struct{}), all: map[string]T{}}
 }
 
 func (e *eyes[T]) run(ctx context.Context) {
@@ -39,7 +43,7 @@ func (e *eyes[T]) run(ctx context.Context) {
 
 // follow lists and watches until either fails: that is what servers that stop do.
 func (e *eyes[T]) follow(ctx context.Context) {
-	list, err := e.resource.List(ctx, "", metav1.ListOptions{})
+	list, err := e.resource.List(ctx, e.namespace, metav1.ListOptions{})
 	if err != nil {
 		return
 	}
@@ -51,7 +55,7 @@ func (e *eyes[T]) follow(ctx context.Context) {
 	e.all = now
 	e.mu.Unlock()
 	e.once.Do(func() { close(e.synced) })
-	for ev, err := range e.resource.Watch(ctx, "", metav1.ListOptions{ResourceVersion: list.ResourceVersion}) {
+	for ev, err := range e.resource.Watch(ctx, e.namespace, metav1.ListOptions{ResourceVersion: list.ResourceVersion}) {
 		if err != nil {
 			return
 		}
@@ -65,12 +69,13 @@ func (e *eyes[T]) follow(ctx context.Context) {
 	}
 }
 
+// List is in the order of names, so that a schedule picks the same each time.
 func (e *eyes[T]) List() []T {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	out := make([]T, 0, len(e.all))
-	for _, obj := range e.all {
-		out = append(out, obj)
+	for _, key := range slices.Sorted(maps.Keys(e.all)) {
+		out = append(out, e.all[key])
 	}
 	return out
 }

@@ -14,6 +14,11 @@ import (
 	"orrery/lab/sim"
 )
 
+// reconnects is how long controllers may be blind after their connections broke:
+// the longest wait of an informer, 30 s and as much of chance, and what it takes
+// to read everything.
+const reconnects = 65 * time.Second
+
 func ownedBy(kind, prefix string) func(p *corev1.Pod) bool {
 	return func(p *corev1.Pod) bool {
 		return len(p.OwnerReferences) == 1 && p.OwnerReferences[0].Kind == kind && len(p.Name) > len(prefix) && p.Name[:len(prefix)] == prefix
@@ -23,27 +28,53 @@ func ownedBy(kind, prefix string) func(p *corev1.Pod) bool {
 // active is the Deployment's pods that have not ended and are not to end.
 func (c *chaos) active() []*corev1.Pod {
 	web := ownedBy("ReplicaSet", "web-")
-	return c.find(func(p *corev1.Pod) bool {
-		return web(p) && p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodFailed && p.Status.Phase != corev1.PodSucceeded
-	})
+	return c.find(func(p *corev1.Pod) bool { return web(p) && p.DeletionTimestamp == nil && !ended(p) })
 }
 
-// surgeHolds: the ReplicaSets together never want more pods than the Deployment
-// plus maxSurge. What was wanted before may still be there until the controllers
-// have acted; and pods may outlive for a moment what their ReplicaSet wants.
+// observe notes what the controllers can do just now.
+func (c *chaos) observe() {
+	_, stopped := c.faults[sim.ControllerManager]
+	_, slowed := c.faults[linkOf(sim.ControllerManager)]
+	_, down := c.faults[sim.APIServer]
+	if down || slowed { // its answers come late, and its watches break and wait
+		c.blind = c.at() + reconnects
+	}
+	leader, since, renewed := c.office()
+	if leader != c.leader || c.at()-renewed > 5*time.Second || stopped || slowed || down {
+		c.leader, c.led, c.slow = leader, since, c.at()
+	}
+}
+
+// sighted says whether the controllers work and see all there is.
+func (c *chaos) sighted() bool { return c.at() > c.blind && c.at() > c.slow+2*time.Second }
+
+// surgeHolds: the ReplicaSets together never come to want more pods than the
+// Deployment plus maxSurge. What is too much already, because less was asked for,
+// may only shrink. Controllers that cannot see may act on what was asked for before.
 func (c *chaos) surgeHolds() {
 	c.t.Helper()
-	sets, err := client.For[*appsv1.ReplicaSet](c.api).List(c.ctx, "default", metav1.ListOptions{})
-	if err != nil {
-		return // there is no server to ask just now
+	since := c.at() - 2*time.Second
+	if !c.sighted() {
+		since = min(since, c.clear)
+	} else {
+		c.clear = since
+	}
+	most := int32(0)
+	for i, w := range c.asked {
+		if i+1 == len(c.asked) || c.asked[i+1].at >= since { // it was in force after since
+			most = max(most, w.n)
+		}
 	}
 	sum := int32(0)
-	for _, rs := range sets.Items {
-		sum += *rs.Spec.Replicas
+	for _, rs := range c.sets.List() {
+		if len(rs.OwnerReferences) == 1 && rs.OwnerReferences[0].Name == "web" {
+			sum += *rs.Spec.Replicas
+		}
 	}
-	if sum > c.most+int32(c.surge) {
-		c.t.Fatalf("at %v the ReplicaSets of a Deployment of %d with maxSurge %d want %d pods", c.at(), c.most, c.surge, sum)
+	if bound := max(most+int32(c.surge), c.sum); sum > bound {
+		c.t.Fatalf("at %v the ReplicaSets of a Deployment of %d with maxSurge %d want %d pods, more than %d", c.at(), c.desired, c.surge, sum, bound)
 	}
+	c.sum = sum
 }
 
 // oneOfEachOrdinal: no two machines run the same member of a StatefulSet, not even
@@ -62,8 +93,8 @@ func (c *chaos) oneOfEachOrdinal() {
 }
 
 // evictionsAreDue: a pod leaves a node 300 s after its NoExecute taint, or after
-// the controllers began anew: never earlier, and, unless something has hindered
-// the controllers, not later.
+// the leading controllers began: never earlier, and, unless something has hindered
+// them, not later.
 func (c *chaos) evictionsAreDue() {
 	c.t.Helper()
 	for _, n := range c.nodes.List() {
@@ -74,15 +105,6 @@ func (c *chaos) evictionsAreDue() {
 			delete(c.tainted, n.Name)
 		}
 	}
-	_, stopped := c.faults[sim.ControllerManager]
-	_, slowed := c.faults[sim.ControllerManager+" link"]
-	_, down := c.faults[sim.APIServer]
-	if leader := c.holder(0); leader != c.leader || stopped || slowed || down {
-		c.leader, c.slow = leader, c.at()
-		if stopped || leader == "" {
-			c.led = c.at()
-		}
-	}
 	for _, p := range c.pods.List() {
 		at, dead := c.tainted[p.Spec.NodeName]
 		if !dead && byTaint(p) {
@@ -91,13 +113,13 @@ func (c *chaos) evictionsAreDue() {
 		if !dead || c.evicted[p.UID] {
 			continue
 		}
-		due := max(at, c.slow) + 300*time.Second
+		early, due := max(at, c.led)+299*time.Second, max(at, c.slow)+300*time.Second
 		switch taken := byTaint(p); {
 		case taken:
 			c.evicted[p.UID] = true
-			evictions.Add(1)
-			if c.at() < at+299*time.Second {
-				c.t.Fatalf("%s was evicted %v after the taint of its node", p.Name, c.at()-at)
+			seen.taintEvictions.Add(1)
+			if c.at() < early {
+				c.t.Fatalf("%s was evicted at %v: its node has its taint since %v, the controllers work since %v", p.Name, c.at(), at, c.led)
 			}
 		case p.DeletionTimestamp == nil && !ended(p) && c.at() > due+2*time.Second && p.CreationTimestamp.Time.Before(c.began.Add(at)):
 			c.t.Fatalf("%s should have been evicted at %v, and it is %v (taint %v, hindered until %v)", p.Name, due, c.at(), at, c.slow)
@@ -133,7 +155,7 @@ func (c *chaos) wants() string {
 
 // well: everything that was asked for is there, and nothing else.
 func (c *chaos) well() bool {
-	if len(c.active()) != int(c.desired) || len(c.find(func(p *corev1.Pod) bool { return ownedBy("StatefulSet", "db-")(p) && isReady(p) })) != 3 {
+	if len(c.active()) != int(c.desired) || len(c.find(func(p *corev1.Pod) bool { return ownedBy("StatefulSet", "db-")(p) && isReady(p) })) != 3 || len(c.drains) > 0 {
 		return false
 	}
 	for _, n := range c.nodes.List() {
@@ -141,61 +163,45 @@ func (c *chaos) well() bool {
 			return false
 		}
 	}
-	image := fmt.Sprintf("demo/app:%d", c.image)
-	d, err := client.For[*appsv1.Deployment](c.api).Get(c.ctx, "default", "web")
-	if err != nil || d.Status.ObservedGeneration != d.Generation || d.Status.AvailableReplicas != c.desired || d.Status.Replicas != c.desired || d.Status.UpdatedReplicas != c.desired {
+	all, err := client.For[*appsv1.Deployment](c.api).List(c.ctx, "", metav1.ListOptions{})
+	if err != nil {
 		return false
 	}
-	if got := d.Spec.Template.Spec.Containers[0].Image; got != image {
-		c.image = c.imageOf(got) // the request for a newer one met no server
-		return false
+	for _, d := range all.Items {
+		if n := *d.Spec.Replicas; d.Status.ObservedGeneration != d.Generation || d.Status.AvailableReplicas != n || d.Status.Replicas != n || d.Status.UpdatedReplicas != n {
+			return false
+		}
+		if image := fmt.Sprintf("demo/app:%d", c.image); d.Name == "web" && (*d.Spec.Replicas != c.desired || d.Spec.Template.Spec.Containers[0].Image != image) {
+			c.t.Fatalf("web is %d of %s, and was asked to be %d of %s", *d.Spec.Replicas, d.Spec.Template.Spec.Containers[0].Image, c.desired, image)
+		}
 	}
 	job, err := client.For[*batchv1.Job](c.api).Get(c.ctx, "default", "sum")
-	if err != nil || c.at() > 10*time.Minute && job.Status.Succeeded < 6 { // a request whose answer was lost may have made one more
-		return false
-	}
-	return true
+	return err == nil && (c.at() < 10*time.Minute || job.Status.Succeeded >= 6) // a request whose answer was lost may have made one more
 }
 
-func (c *chaos) imageOf(name string) (n int) {
-	_, err := fmt.Sscanf(name, "demo/app:%d", &n)
-	c.must(err)
-	return n
-}
-
-// rollOutUnderWay replaces all pods while the controllers restart, but nothing
-// happens to a pod: then at least replicas - maxUnavailable pods must be ready
-// throughout. (Were the controllers' view delayed, they might count a pod twice:
-// a Deployment believes the counts in the statuses of its ReplicaSets, here as upstream.)
+// rollOutUnderWay replaces all pods while something happens to the control plane
+// but nothing to a pod: then at least replicas - maxUnavailable pods must be ready
+// throughout.
 func (c *chaos) rollOutUnderWay() {
 	c.t.Helper()
-	c.most, c.slow = c.desired, c.at()
-	c.image++
-	_, err := client.For[*appsv1.Deployment](c.api).Patch(c.ctx, "default", "web", types.StrategicMergePatchType,
-		[]byte(fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"app","image":"demo/app:%d"}]}}}}`, c.image)))
-	c.must(err)
-	c.tell("the last rollout")
-	restart := c.at() + time.Duration(c.rng.IntN(4000))*time.Millisecond
-	for end := c.at() + 5*time.Minute; ; {
-		c.pass(200 * time.Millisecond)
-		up := 0
-		for _, p := range c.active() {
-			if isReady(p) {
-				up++
-			}
-		}
+	c.newest++
+	c.image = c.newest
+	if !c.patchWeb("the last rollout", webImage(c.image)) {
+		c.t.Fatal("no server for the last rollout")
+	}
+	trouble := c.at() + time.Duration(c.rng.IntN(4000))*time.Millisecond
+	for end := c.at() + 10*time.Minute; !c.well(); {
+		c.pass(100 * time.Millisecond)
+		up := len(c.find(func(p *corev1.Pod) bool { return ownedBy("ReplicaSet", "web-")(p) && isReady(p) }))
 		if up < int(c.desired)-c.missing {
 			c.t.Fatalf("at %v only %d of %d pods are ready in a rollout with maxUnavailable %d", c.at(), up, c.desired, c.missing)
 		}
+		c.observe()
 		c.surgeHolds()
-		if restart > 0 && c.at() > restart {
-			restart = 0
+		if trouble > 0 && c.at() > trouble {
+			trouble = 0
 			c.pass(57 * time.Millisecond) // between two of the cluster's steps, not within one
-			c.do("stop " + sim.ControllerManager)
-			c.do("start " + sim.ControllerManager)
-		}
-		if c.well() {
-			return
+			c.disturb()
 		}
 		if c.at() > end {
 			c.t.Fatal("the rollout has not ended")
@@ -203,14 +209,29 @@ func (c *chaos) rollOutUnderWay() {
 	}
 }
 
-// noOrphans: every pod has the owner that it names, and no machine runs or keeps
-// what the API does not know.
-func (c *chaos) noOrphans() {
-	c.t.Helper()
+// disturb does something to the control plane that is over at once.
+func (c *chaos) disturb() {
+	part := []string{sim.ControllerManager, sim.ControllerManager, sim.Scheduler, sim.APIServer}[c.rng.IntN(4)]
+	switch c.rng.IntN(3) {
+	case 0:
+		c.drop(sim.ControllerManager)
+	case 1:
+		c.touch()
+		fallthrough
+	default:
+		c.tell("restart " + part)
+		c.do("stop " + part)
+		c.do("start " + part)
+	}
+}
+
+// orphans is what has outlived its owner: objects in the API, and containers on
+// machines of pods that the API does not know.
+func (c *chaos) orphans() (out []string) {
 	owners := map[types.UID]bool{}
-	sets, err := client.For[*appsv1.ReplicaSet](c.api).List(c.ctx, "", metav1.ListOptions{})
+	deployments, err := client.For[*appsv1.Deployment](c.api).List(c.ctx, "", metav1.ListOptions{})
 	c.must(err)
-	for _, o := range sets.Items {
+	for _, o := range deployments.Items {
 		owners[o.UID] = true
 	}
 	stateful, err := client.For[*appsv1.StatefulSet](c.api).List(c.ctx, "", metav1.ListOptions{})
@@ -223,18 +244,25 @@ func (c *chaos) noOrphans() {
 	for _, o := range jobs.Items {
 		owners[o.UID] = true
 	}
+	for _, rs := range c.sets.List() {
+		if len(rs.OwnerReferences) != 1 || !owners[rs.OwnerReferences[0].UID] {
+			out = append(out, "ReplicaSet "+rs.Name)
+		}
+		owners[rs.UID] = true
+	}
 	known := map[string]bool{}
 	for _, p := range c.pods.List() {
 		known[p.Namespace+"/"+p.Name] = true
 		if len(p.OwnerReferences) != 1 || !owners[p.OwnerReferences[0].UID] {
-			c.t.Errorf("%s is an orphan", p.Name)
+			out = append(out, "Pod "+p.Name)
 		}
 	}
 	for _, n := range c.sim.Nodes() {
 		for pod := range n.Runtime.Running() {
 			if !known[pod] {
-				c.t.Errorf("%s still runs %s", n.Name, pod)
+				out = append(out, "containers of "+pod+" on "+n.Name)
 			}
 		}
 	}
+	return out
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -32,22 +34,26 @@ type world struct {
 	api   *client.Client
 	began time.Time
 
-	nodes *eyes[*corev1.Node]
-	pods  *eyes[*corev1.Pod]
+	nodes   *eyes[*corev1.Node]
+	pods    *eyes[*corev1.Pod]
+	sets    *eyes[*appsv1.ReplicaSet]
+	budgets *eyes[*policyv1.PodDisruptionBudget]
+	leases  *eyes[*coordinationv1.Lease] // of the control plane
 }
 
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // every component writes there
+	debug.SetGCPercent(400)                        // hundreds of short-lived clusters: memory for time
 	os.Exit(m.Run())
 }
 
 // inCluster runs f in a bubble with a cluster that is ready.
-func inCluster(t *testing.T, nodes int, f func(w *world)) {
+func inCluster(t *testing.T, nodes int, latency time.Duration, f func(w *world)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		s, err := sim.New(sim.Config{Nodes: nodes, Dir: dir, Version: "v1.36.3+test", Plain: true, SandboxDelay: 200 * time.Millisecond})
+		s, err := sim.New(sim.Config{Nodes: nodes, Dir: dir, Version: "v1.36.3+test", Plain: true, SandboxDelay: 200 * time.Millisecond, Latency: latency})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -63,16 +69,20 @@ func inCluster(t *testing.T, nodes int, f func(w *world)) {
 		if err := s.AwaitReady(ctx); err != nil {
 			t.Fatal(err)
 		}
-		w.nodes, w.pods = newEyes[*corev1.Node](w.api), newEyes[*corev1.Pod](w.api)
+		w.nodes, w.pods = newEyes[*corev1.Node](w.api, ""), newEyes[*corev1.Pod](w.api, "")
+		w.sets, w.budgets = newEyes[*appsv1.ReplicaSet](w.api, ""), newEyes[*policyv1.PodDisruptionBudget](w.api, "")
+		w.leases = newEyes[*coordinationv1.Lease](w.api, "kube-system")
 		var watching sync.WaitGroup
-		watching.Go(func() { w.nodes.run(ctx) })
-		watching.Go(func() { w.pods.run(ctx) })
+		for _, run := range []func(context.Context){w.nodes.run, w.pods.run, w.sets.run, w.budgets.run, w.leases.run} {
+			watching.Go(func() { run(ctx) })
+		}
 		defer func() {
 			cancel()
 			watching.Wait()
 		}()
-		<-w.nodes.synced
-		<-w.pods.synced
+		for _, synced := range []chan struct{}{w.nodes.synced, w.pods.synced, w.sets.synced, w.budgets.synced, w.leases.synced} {
+			<-synced
+		}
 		f(w)
 	})
 }
@@ -168,13 +178,17 @@ func tainted(n *corev1.Node, effect corev1.TaintEffect) bool {
 	return slices.Contains(taints(n), "unreachable:"+string(effect))
 }
 
+// podTemplate is that of the pods of an app.
+func podTemplate(app string) corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}},
+		Spec: corev1.PodSpec{AutomountServiceAccountToken: new(bool), Containers: []corev1.Container{{Name: "app", Image: "demo/app:1"}}}}
+}
+
 // deploy makes a Deployment; edit may change it before.
 func (w *world) deploy(name string, replicas int32, edit func(*appsv1.Deployment)) {
 	w.t.Helper()
-	labels := map[string]string{"app": name}
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
-		Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{
-			ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{AutomountServiceAccountToken: new(bool), Containers: []corev1.Container{{Name: "app", Image: "demo/app:1"}}}}}}
+		Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}, Template: podTemplate(name)}}
 	if edit != nil {
 		edit(d)
 	}
@@ -215,11 +229,11 @@ func (w *world) about(what string, got, want time.Duration) {
 	}
 }
 
-// holder is who leads the controllers, if they have got the lease after a time.
-func (w *world) holder(since time.Duration) string {
-	l, err := client.For[*coordinationv1.Lease](w.api).Get(w.ctx, "kube-system", sim.ControllerManager)
-	if err != nil || l.Spec.HolderIdentity == nil || l.Spec.AcquireTime == nil || l.Spec.AcquireTime.Time.Before(w.began.Add(since)) {
-		return ""
+// office is who leads the controllers, since when, and when they last said so.
+func (w *world) office() (leader string, since, renewed time.Duration) {
+	l, ok := w.leases.Get("kube-system", sim.ControllerManager)
+	if !ok || l.Spec.HolderIdentity == nil || l.Spec.AcquireTime == nil || l.Spec.RenewTime == nil {
+		return "", 0, 0
 	}
-	return *l.Spec.HolderIdentity
+	return *l.Spec.HolderIdentity, l.Spec.AcquireTime.Sub(w.began), l.Spec.RenewTime.Sub(w.began)
 }
