@@ -107,9 +107,9 @@ compare-controllers: build upstream ## our controllers beside upstream's through
 compare-scheduler: build upstream ## our scheduler beside upstream's on SEEDS random clusters; the differences (200: about three minutes)
 	@go test ./test/placement -count 1 -timeout 60m -v $(if $(SEED),-seed $(SEED) -seeds 1,-seeds $(SEEDS))
 
-SIZES ?= 100,1000
-bench-scheduler: build upstream ## our scheduler beside upstream's on SIZES nodes: a table of pods a second (about half an hour)
-	@go test ./test/schedbench -count 1 -timeout 90m -v -nodes $(SIZES) -rounds 3
+SIZES ?= 100,1000,5000
+bench-scheduler: build upstream ## our scheduler beside upstream's on SIZES nodes: a table of pods a second and of processor time (an hour or two)
+	@go test ./test/schedbench -count 1 -timeout 240m -v -nodes $(SIZES) -rounds 3
 
 bench-apiserver: build upstream ## our API server beside upstream's: one client program, in turns, a table (a quarter of an hour)
 	@go test ./test/bench -count 1 -timeout 60m -v -run TestBesideUpstream -rounds 3
