@@ -240,8 +240,9 @@ func (s *Scheduler) victimsOn(c *Cycle, node int, budgets []*policyv1.PodDisrupt
 			rest = rest.withoutPod(p.Pod.UID)
 		}
 	}
+	const none = "No preemption victims found for incoming pod"
 	if len(lower) == 0 {
-		return nil, verdict(Unresolvable, "No preemption victims found for incoming pod")
+		return nil, verdict(Unresolvable, none)
 	}
 	if st := s.filter(c, node, rest); !st.OK() {
 		return nil, st
@@ -260,6 +261,9 @@ func (s *Scheduler) victimsOn(c *Cycle, node int, budgets []*policyv1.PodDisrupt
 				v.violations++
 			}
 		}
+	}
+	if len(v.pods) == 0 { // nobody's end would help
+		return nil, verdict(Unresolvable, none)
 	}
 	sort.SliceStable(v.pods, func(i, j int) bool { return moreImportant(v.pods[i].Pod, v.pods[j].Pod) })
 	return v, nil
@@ -325,9 +329,6 @@ func lessHarm(a, b *victims) int {
 		return n
 	}
 	top := func(v *victims) int64 { return int64(corev1helpers.PodPriority(v.pods[0].Pod)) }
-	if len(a.pods) == 0 || len(b.pods) == 0 {
-		return len(a.pods) - len(b.pods)
-	}
 	for _, d := range []int64{int64(a.violations - b.violations), top(a) - top(b), sum(a) - sum(b), int64(len(a.pods) - len(b.pods))} {
 		if d != 0 {
 			if d < 0 {
