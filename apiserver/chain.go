@@ -2,9 +2,10 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"runtime/debug"
-	"strings"
+	"time"
 
 	"orrery/apiserver/audit"
 	"orrery/apiserver/auth"
@@ -25,13 +26,13 @@ func (s *Server) chain(routes http.Handler) http.Handler {
 	filters := []filter{
 		s.recovers,
 		s.describes,
-		s.metrics.Wrap,
+		s.timesOut,
 		s.authenticates,
 		s.audit.Wrap,
 		health.NewInFlight(s.config.MaxRequestsInFlight, s.config.MaxMutatingInFlight, s.metrics).Wrap,
 		s.impersonates,
 		s.authorizes,
-		s.timesOut,
+		s.metrics.Wrap,
 	}
 	h := routes
 	for i := len(filters) - 1; i >= 0; i-- {
@@ -120,14 +121,28 @@ func (s *Server) authorizes(next http.Handler) http.Handler {
 	})
 }
 
-// timesOut bounds every request that is not meant to last.
+// timesOut bounds every request that is not meant to last: by --request-timeout, or by less when the client says so. What
+// is answered when the time is up, rest.WriteError knows.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/endpoints/filters/request_deadline.go, WithRequestDeadline.
 func (s *Server) timesOut(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if health.LongRunning(auth.AttributesFrom(r.Context())) || strings.HasPrefix(r.URL.Path, "/debug/pprof") || s.config.Times.RequestTimeout <= 0 {
+		limit := s.config.Times.RequestTimeout
+		if health.LongRunning(auth.AttributesFrom(r.Context())) || limit <= 0 {
 			next.ServeHTTP(w, r)
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), s.config.Times.RequestTimeout)
+		if text := r.URL.Query().Get("timeout"); text != "" {
+			asked, err := time.ParseDuration(text)
+			if err != nil {
+				rest.WriteError(w, r, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - %v", err)))
+				return
+			}
+			if 0 < asked && asked < limit {
+				limit = asked
+			}
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), limit)
 		defer cancel()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})

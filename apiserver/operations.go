@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"os"
+	"slices"
 	"time"
 
 	"orrery/apiserver/health"
@@ -25,7 +26,8 @@ const storeHealthTimeout = 2 * time.Second
 
 // routeOperations: what operators and probes ask for.
 func (s *Server) routeOperations(r *mux.Router) {
-	live := []health.Check{health.Ping, {Name: "etcd", Run: func(r *http.Request) error { return s.checkStore(r.Context()) }}}
+	etcd := func(r *http.Request) error { return s.checkStore(r.Context()) }
+	live := []health.Check{health.Ping, {Name: "etcd", Run: etcd}}
 	if !s.config.Bare {
 		live = append(live, health.Check{Name: "poststarthook/crd-informer-synced", Run: func(*http.Request) error {
 			if !s.definitions.Synced() {
@@ -42,16 +44,20 @@ func (s *Server) routeOperations(r *mux.Router) {
 			}})
 		}
 	}
-	ready := append(live[:len(live):len(live)], s.stopping.Check())
+	// A server is ready when it can also serve from its caches.
+	ready := slices.Insert(slices.Clone(live), 2, health.Check{Name: "etcd-readiness", Run: etcd}, health.Check{Name: "informer-sync", Run: s.checkCaches})
+	ready = append(ready, s.stopping.Check())
 	var paths []string
 	for path, checks := range map[string][]health.Check{"/healthz": live, "/livez": live, "/readyz": ready} {
 		endpoint := health.NewChecks(path, s.config.Log, checks...)
-		r.PathPrefix(path).Methods(http.MethodGet).Handler(endpoint)
+		r.Path(path).Handler(endpoint)
+		r.PathPrefix(path + "/").Handler(endpoint)
 		paths = append(paths, endpoint.Paths()...)
 	}
-	r.Path("/metrics").Methods(http.MethodGet).Handler(s.metrics)
-	r.Path("/version").Methods(http.MethodGet).Handler(health.ServeVersion(health.VersionInfo(s.config.Version)))
-	r.Path("/version/").Methods(http.MethodGet).Handler(health.ServeVersion(health.VersionInfo(s.config.Version)))
+	r.Path("/metrics").Handler(s.metrics)
+	for _, path := range []string{"/version", "/version/"} {
+		r.Path(path).Handler(health.ServeVersion(health.VersionInfo(s.config.Version)))
+	}
 	if s.config.Profiling {
 		r.HandleFunc("/debug/pprof/profile", pprof.Profile)
 		r.HandleFunc("/debug/pprof/trace", pprof.Trace)
@@ -83,7 +89,15 @@ func (s *Server) checkStore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, storeHealthTimeout)
 	defer cancel()
 	if _, err := s.config.Store.Get(ctx, "/registry/health"); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("the store does not answer: %w", err)
+		return fmt.Errorf("error getting data from etcd: %w", err)
+	}
+	return nil
+}
+
+// checkCaches succeeds once every cache has read what is stored.
+func (s *Server) checkCaches(*http.Request) error {
+	if !s.registry.Synced() {
+		return errors.New("not all caches are filled yet")
 	}
 	return nil
 }

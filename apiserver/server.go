@@ -77,15 +77,18 @@ func New(config Config) (*Server, error) {
 		config.Log = slog.Default()
 	}
 	config.Log = config.Log.With("component", "kube-apiserver")
-	metrics := health.NewMetrics()
+	table := kinds.NewTable()
+	metrics := health.NewMetrics(table)
+	metrics.Build(health.VersionInfo(config.Version))
 	config.Store = metrics.Store(config.Store)
 	defaultTimes(&config.Times)
-	s := &Server{config: config, table: kinds.NewTable(), metrics: metrics, audit: &audit.Log{Out: config.AuditLog}, clientCAs: x509.NewCertPool(),
+	s := &Server{config: config, table: table, metrics: metrics, audit: &audit.Log{Out: config.AuditLog}, clientCAs: x509.NewCertPool(),
 		hooks: rest.Hooks{Connect: map[string]rest.Connecter{}, Create: map[string]rest.Creater{}, Read: map[string]rest.Reader{}}}
 	if events := s.table.Stored(schema.GroupResource{Resource: "events"}); events != nil {
 		events.TTL = config.Times.EventTTL
 	}
 	s.registry = registry.New(s.table, config.Store, config.Log)
+	metrics.Objects(s.registry.Counts)
 	if err := s.build(); err != nil {
 		s.registry.Close()
 		return nil, err
@@ -149,7 +152,7 @@ func (s *Server) build() error {
 	}
 	components := &health.Components{Store: s.checkStore, Dial: s.config.KubeletDial, UserAgent: "kube-probe/" + minor(s.config.Version)}
 	s.hooks.Read["componentstatuses"] = components.Read
-	s.rest = rest.New(rest.Config{Table: s.table, Registry: s.registry, Admission: plugins, Hooks: s.hooks, Log: s.config.Log, Types: openapi.Types,
+	s.rest = rest.New(rest.Config{Table: s.table, Registry: s.registry, Admission: plugins, Hooks: s.hooks, Log: s.config.Log, Types: openapi.Types, WatchEvents: s.metrics.WatchEvents,
 		BookmarkPeriod: s.config.Times.BookmarkPeriod, MinRequestTimeout: s.config.Times.MinRequestTimeout})
 	s.handler = s.chain(s.aggregator.Wrap(s.routes()))
 	return nil

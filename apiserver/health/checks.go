@@ -47,7 +47,7 @@ func (c *Checks) Paths() []string {
 func (c *Checks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	if name := strings.Trim(strings.TrimPrefix(r.URL.Path, c.path), "/"); name != "" {
+	if name, one := strings.CutPrefix(r.URL.Path, c.path+"/"); one {
 		c.one(w, r, name)
 		return
 	}

@@ -9,6 +9,7 @@ import (
 
 	"orrery/apiserver/auth"
 	"orrery/apiserver/health"
+	"orrery/apiserver/kinds"
 )
 
 func ask(h http.Handler, path string) *httptest.ResponseRecorder {
@@ -56,7 +57,7 @@ type flood struct {
 func startFlood(t *testing.T) *flood {
 	f := &flood{release: make(chan struct{}), ended: make(chan int, 1)}
 	entered := make(chan struct{}, 1)
-	f.handler = health.NewInFlight(1, 1, health.NewMetrics()).Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	f.handler = health.NewInFlight(1, 1, health.NewMetrics(kinds.NewTable())).Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Stuck") != "" {
 			entered <- struct{}{}
 			<-f.release

@@ -2,6 +2,7 @@ package health
 
 import (
 	"net/http"
+	"strings"
 
 	"orrery/apiserver/auth"
 )
@@ -78,7 +79,7 @@ func readOnly(verb string) bool { return verb == "get" || verb == "list" || verb
 // Upstream: pkg/controlplane/apiserver/config.go, BuildGenericConfig (LongRunningFunc).
 func LongRunning(a *auth.Attributes) bool {
 	if a == nil || !a.IsResource {
-		return false
+		return a != nil && strings.HasPrefix(a.Path, "/debug/pprof/")
 	}
 	switch a.Subresource {
 	case "attach", "exec", "proxy", "log", "portforward":

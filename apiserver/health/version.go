@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/version"
@@ -16,8 +17,13 @@ func VersionInfo(gitVersion string) *version.Info {
 	for len(parts) < 2 {
 		parts = append(parts, "0")
 	}
+	major, minor := parts[0], parts[1]
+	before := minor // what could be rolled back to
+	if n, err := strconv.Atoi(minor); err == nil {
+		before = strconv.Itoa(n - 1)
+	}
 	return &version.Info{
-		Major: parts[0], Minor: parts[1], GitVersion: gitVersion, GitTreeState: "clean",
+		Major: major, Minor: minor, EmulationMajor: major, EmulationMinor: minor, MinCompatibilityMajor: major, MinCompatibilityMinor: before, GitVersion: gitVersion, GitTreeState: "clean",
 		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 	}
 }

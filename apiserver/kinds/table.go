@@ -3,6 +3,7 @@ package kinds
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -69,6 +70,19 @@ func (t *Table) Stored(gr schema.GroupResource) *Kind {
 	for _, k := range t.rows {
 		if k.Resource == gr.Resource && k.Group == gr.Group {
 			return k.Stored()
+		}
+	}
+	return nil
+}
+
+// ByKey finds the row of what is stored under a key, or returns nil.
+func (t *Table) ByKey(key string) *Kind {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	key = strings.TrimPrefix(key, "/registry/")
+	for _, k := range t.rows {
+		if rest, ok := strings.CutPrefix(key, k.Prefix); ok && k.Hub == nil && !k.Virtual() && strings.HasPrefix(rest, "/") {
+			return k
 		}
 	}
 	return nil

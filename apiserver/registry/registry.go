@@ -3,6 +3,8 @@ package registry
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 
 	"orrery/apiserver/kinds"
@@ -54,6 +56,37 @@ func (r *Registry) Warm(ctx context.Context) {
 	for _, k := range r.table.All() {
 		if !k.Virtual() && k.Hub == nil {
 			r.For(k).cache(ctx)
+		}
+	}
+}
+
+// Synced reports that the caches of all resources that were asked for have read what is stored.
+func (r *Registry) Synced() bool {
+	synced := true
+	r.each(func(_ *kinds.Kind, c *cache) { synced = synced && c.ready })
+	return synced
+}
+
+// Counts tells how many objects of each resource there are.
+func (r *Registry) Counts() map[schema.GroupResource]int {
+	counts := map[schema.GroupResource]int{}
+	r.each(func(k *kinds.Kind, c *cache) { counts[k.GR()] = len(c.items) })
+	return counts
+}
+
+// each looks at every running cache while it is locked.
+func (r *Registry) each(look func(k *kinds.Kind, c *cache)) {
+	r.mu.Lock()
+	resources := slices.Collect(maps.Values(r.resources))
+	r.mu.Unlock()
+	for _, res := range resources {
+		res.mu.Lock()
+		c := res.cached
+		res.mu.Unlock()
+		if c != nil {
+			c.mu.RLock()
+			look(res.Kind, c)
+			c.mu.RUnlock()
 		}
 	}
 }

@@ -234,10 +234,8 @@ func (r *Resource) storeError(err error, name string) error {
 		return apierrors.NewTimeoutError("Too large resource version", 1)
 	case errors.Is(err, store.ErrClosed):
 		return apierrors.NewServiceUnavailable("the server is shutting down")
-	case errors.Is(err, context.DeadlineExceeded):
-		return apierrors.NewTimeoutError(err.Error(), 1)
 	}
-	return apierrors.NewInternalError(err)
+	return err // such as etcd's "request is too large", which reaches the client in these words
 }
 
 var errModified = errors.New("the object has been modified; please apply your changes to the latest version and try again")

@@ -31,6 +31,8 @@ type Config struct {
 	// Types describes kinds that client-go's apply configurations do not know, for
 	// server-side apply. It returns nil for those that they know.
 	Types func(k *kinds.Kind) (managedfields.TypeConverter, error)
+	// WatchEvents counts the events that watches of a kind are sent.
+	WatchEvents func(k *kinds.Kind) interface{ Inc() }
 	// BookmarkPeriod is how often a quiet watch is told how far it is.
 	BookmarkPeriod time.Duration
 	// MinRequestTimeout is the least time a watch lives when the client says nothing (it is up to twice that).

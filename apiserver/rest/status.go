@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
@@ -20,7 +21,7 @@ func ToStatus(err error) *metav1.Status {
 	var st apierrors.APIStatus
 	if !errors.As(err, &st) {
 		if errors.Is(err, context.DeadlineExceeded) {
-			return ToStatus(apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0))
+			return ToStatus(errTimeout)
 		}
 		s := &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: err.Error()}
 		s.SetGroupVersionKind(statusGVK)
@@ -37,8 +38,28 @@ func ToStatus(err error) *metav1.Status {
 	return &s
 }
 
+var errTimeout = apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0)
+
+// timedOut is what a client gets whose request has had its time, whatever the request was waiting for: a Status
+// that does not say that it is one.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/server/filters/timeout.go, WithTimeout.
+func timedOut(w http.ResponseWriter) {
+	body, err := json.Marshal(errTimeout.ErrStatus)
+	if err != nil {
+		body = []byte(errTimeout.Error())
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(http.StatusGatewayTimeout)
+	_, _ = w.Write(body) // a client that went away is not our error
+}
+
 // WriteError answers a request with an error, as a Status in the form that the client accepts.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(r.Context().Err(), context.DeadlineExceeded) {
+		timedOut(w)
+		return
+	}
 	if errors.Is(err, errNoVersion) {
 		http.Error(w, err.Error(), http.StatusNotFound)
 		return

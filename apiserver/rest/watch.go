@@ -60,7 +60,7 @@ func (h *Handlers) watch(w http.ResponseWriter, r *http.Request, q *request) err
 	if err := watchFrom(o, &wo); err != nil {
 		return err
 	}
-	s := &stream{h: h, q: q, r: r, options: o}
+	s := &stream{h: h, q: q, r: r, options: o, sent: h.WatchEvents(q.kind)}
 	if q.form.as == asPartialList {
 		return errNotAcceptable
 	}
@@ -116,6 +116,7 @@ type stream struct {
 	options *internalversion.ListOptions
 	watcher *registry.Watcher
 	initial []*registry.Event
+	sent    interface{ Inc() }
 	// failed is why there is no watcher: the only event that is sent.
 	failed error
 	// headed: the first Table has been sent, with the column definitions.
@@ -239,6 +240,7 @@ func (s *stream) fail(out frames, err error) {
 
 // send writes one event.
 func (s *stream) send(out frames, e *registry.Event) error {
+	s.sent.Inc()
 	if s.q.form.as == asTable { // depends on the stream: only its first Table has columns
 		b, err := s.encode(e.Type, e.Object)
 		if err != nil {

@@ -38,3 +38,13 @@ func TestDataOutlivesTheServer(t *testing.T) {
 		t.Errorf("after a restart: %q at %d, %v; want 1 at %d", e.Value, e.Revision, err, rev)
 	}
 }
+
+// The words reach the client, as they do from upstream's server.
+func TestTooLargeAValueIsRefusedInEtcdsWords(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	_, err := s.Create(t.Context(), "/registry/a", make([]byte, 2<<20), 0)
+	if err == nil || err.Error() != "etcdserver: request is too large" {
+		t.Errorf("got %v", err)
+	}
+}

@@ -354,5 +354,5 @@ func (s *Store) failure(err error) error {
 	case s.ctx.Err() != nil:
 		return store.ErrClosed
 	}
-	return fmt.Errorf("etcd: %w", err)
+	return err
 }
