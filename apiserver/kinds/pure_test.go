@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func TestImagesWithoutAVersionAreAlwaysPulled(t *testing.T) {
@@ -159,4 +160,50 @@ func TestStatusOfAPod(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What a pod says by the keys of its own labels becomes part of its selectors.
+func TestLabelKeysBecomeSelectors(t *testing.T) {
+	term := corev1.PodAffinityTerm{TopologyKey: "zone", LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
+		MatchLabelKeys: []string{"revision", "unset"}, MismatchLabelKeys: []string{"tenant"}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"revision": "2", "tenant": "a"}}, Spec: corev1.PodSpec{
+		Affinity:                  &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{Weight: 1, PodAffinityTerm: *term.DeepCopy()}}}},
+		TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{LabelSelector: &metav1.LabelSelector{}, MatchLabelKeys: []string{"revision"}}, {MatchLabelKeys: []string{"revision"}}},
+	}}
+	createPod(t.Context(), pod)
+	got := metav1.FormatLabelSelector(pod.Spec.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution[0].PodAffinityTerm.LabelSelector)
+	if want := "app=web,revision in (2),tenant notin (a)"; got != want {
+		t.Errorf("anti-affinity selects %s, want %s", got, want)
+	}
+	if got := metav1.FormatLabelSelector(pod.Spec.TopologySpreadConstraints[0].LabelSelector); got != "revision in (2)" {
+		t.Errorf("the constraint selects %s", got)
+	}
+	if pod.Spec.TopologySpreadConstraints[1].LabelSelector != nil {
+		t.Error("a constraint without a selector, which selects nothing, got one")
+	}
+}
+
+func TestLabelKeysThatContradict(t *testing.T) {
+	at := field.NewPath("at")
+	web := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}, MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpIn, Values: []string{"web"}}}}
+	for want, c := range map[string]struct {
+		match, mismatch []string
+		sel             *metav1.LabelSelector
+	}{
+		"": {[]string{"revision"}, []string{"tenant"}, web},
+		"at.matchLabelKeys: Forbidden: must not be specified when labelSelector is not set":                {[]string{"app"}, nil, nil},
+		"at.mismatchLabelKeys: Forbidden: must not be specified when labelSelector is not set":             {nil, []string{"app"}, nil},
+		`at[0]: Invalid value: "app": exists in both matchLabelKeys and labelSelector`:                     {[]string{"app"}, nil, web},
+		`at.matchLabelKeys[0]: Invalid value: "tier": exists in both matchLabelKeys and mismatchLabelKeys`: {[]string{"tier"}, []string{"tier"}, web},
+	} {
+		var checks checks
+		checks.labelKeys(c.match, c.mismatch, c.sel, at)
+		got := ""
+		if err := checks.errs.ToAggregate(); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -104,8 +105,43 @@ func (c *checks) nodeTerm(t *corev1.NodeSelectorTerm, at *field.Path) {
 	}
 }
 
+// labelKeys looks at the keys of a pod's own labels that narrow a selector. By now they
+// have: a key that the selector had before is in it twice.
+//
+// Upstream: pkg/apis/core/validation/validation.go, ValidateMatchLabelKeysAndMismatchLabelKeys.
+func (c *checks) labelKeys(match, mismatch []string, sel *metav1.LabelSelector, at *field.Path) {
+	for name, keys := range map[string][]string{"matchLabelKeys": match, "mismatchLabelKeys": mismatch} {
+		if len(keys) > 0 && sel == nil {
+			c.add(field.Forbidden(at.Child(name), "must not be specified when labelSelector is not set"))
+			continue
+		}
+		for i, key := range keys {
+			c.addAll(metavalidation.ValidateLabelName(key, at.Child(name).Index(i)))
+		}
+	}
+	for i, key := range match {
+		if slices.Contains(mismatch, key) {
+			c.add(field.Invalid(at.Child("matchLabelKeys").Index(i), key, "exists in both matchLabelKeys and mismatchLabelKeys"))
+		}
+	}
+	if sel == nil {
+		return
+	}
+	had := map[string]bool{}
+	for key := range sel.MatchLabels {
+		had[key] = true
+	}
+	for _, r := range sel.MatchExpressions {
+		if i := slices.Index(match, r.Key); i >= 0 && had[r.Key] {
+			c.add(field.Invalid(at.Index(i), r.Key, "exists in both matchLabelKeys and labelSelector"))
+		}
+		had[r.Key] = true
+	}
+}
+
 func (c *checks) podTerm(t *corev1.PodAffinityTerm, at *field.Path) {
 	c.selector(t.LabelSelector, at.Child("labelSelector"))
+	c.labelKeys(t.MatchLabelKeys, t.MismatchLabelKeys, t.LabelSelector, at)
 	c.selector(t.NamespaceSelector, at.Child("namespaceSelector"))
 	if c.required(t.TopologyKey, at.Child("topologyKey"), "can not be empty") {
 		c.addAll(metavalidation.ValidateLabelName(t.TopologyKey, at.Child("topologyKey")))
@@ -125,5 +161,6 @@ func (c *checks) spread(constraints []corev1.TopologySpreadConstraint, at *field
 			c.add(field.NotSupported(at.Child("whenUnsatisfiable"), t.WhenUnsatisfiable, []corev1.UnsatisfiableConstraintAction{corev1.DoNotSchedule, corev1.ScheduleAnyway}))
 		}
 		c.selector(t.LabelSelector, at.Child("labelSelector"))
+		c.labelKeys(t.MatchLabelKeys, nil, t.LabelSelector, at)
 	}
 }

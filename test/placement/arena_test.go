@@ -126,7 +126,6 @@ func (a *arena) put(t *testing.T, p *corev1.Pod) {
 		p.Status.StartTime = &metav1.Time{Time: time.Now().Add(-24 * time.Hour).Add(time.Duration(a.started) * time.Minute).Truncate(time.Second)}
 		a.started++
 	}
-	p.ResourceVersion, p.UID = "", ""
 	made, err := a.CoreV1().Pods(p.Namespace).Create(a.ctx, p, metav1.CreateOptions{})
 	must(t, err)
 	a.start(t, made, &p.Status)
@@ -154,9 +153,10 @@ func (a *arena) remove(t *testing.T, p *corev1.Pod) {
 
 // outcome is what a scheduler made of a pod.
 type outcome struct {
-	pod  *corev1.Pod // as it was last seen
-	node string      // where it is, if anywhere
-	says string      // its first FailedScheduling
+	asked *corev1.Pod // as it was given
+	pod   *corev1.Pod // as it was last seen
+	node  string      // where it is, if anywhere
+	says  string      // its first FailedScheduling
 	// nominee is the node that preemption chose, victims what was said to each pod
 	// that had to go.
 	nominee string
@@ -171,10 +171,10 @@ func (a *arena) try(t *testing.T, side peers.Side, pod *corev1.Pod) outcome {
 	t.Helper()
 	pod = pod.DeepCopy()
 	pod.Name, pod.Spec.SchedulerName = pod.Name+"-"+string(side), schedulers[side]
+	o := outcome{asked: pod, victims: map[string]string{}}
 	pod, err := a.CoreV1().Pods(pod.Namespace).Create(a.ctx, pod, metav1.CreateOptions{})
 	must(t, err)
 	a.eyes.await(t, "the attempt of "+pod.Name, func(e *eyes) bool { return e.decided(pod.UID) })
-	o := outcome{victims: map[string]string{}}
 	a.eyes.look(func(e *eyes) {
 		o.pod, o.node, o.says, o.nominee = e.last(pod.UID), e.bound(pod.UID), e.message(pod.UID, "FailedScheduling"), e.nominee(pod.UID)
 		for name := range a.there {
@@ -214,11 +214,9 @@ func (a *arena) keep(t *testing.T, o outcome) {
 	for name := range o.victims {
 		delete(a.there, name)
 	}
-	p := o.pod.DeepCopy()
-	p.Spec.NodeName = o.node
 	a.remove(t, o.pod)
-	p.Annotations, p.Status = nil, corev1.PodStatus{}
-	a.put(t, p)
+	o.asked.Spec.NodeName = o.node
+	a.put(t, o.asked)
 }
 
 // eyes see what happens to pods, in order.

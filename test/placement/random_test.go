@@ -237,6 +237,9 @@ func (d dice) selector() *metav1.LabelSelector {
 func (d dice) affinity() *corev1.Affinity {
 	term := func() corev1.PodAffinityTerm {
 		t := corev1.PodAffinityTerm{TopologyKey: d.topology(), LabelSelector: d.selector()}
+		if d.chance(10) && t.LabelSelector != nil {
+			t.MatchLabelKeys = []string{"version"}
+		}
 		if d.chance(20) {
 			t.Namespaces = []string{pick(d, "other", "team-a")}
 		}
