@@ -13,7 +13,7 @@ GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVe
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools upstream helm image test test-unit race simulate fuzz e2e swap-nodes reliability compare-controllers compare-scheduler bench-scheduler bench-apiserver lint loc clean help
+.PHONY: up down build tools upstream helm image test test-unit race simulate sim-1000 fuzz e2e swap-nodes reliability compare-controllers compare-scheduler bench-scheduler bench-apiserver lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -80,17 +80,22 @@ test-unit: ## run the tests that need no Docker
 	@go run ./test/tally -- $(UNIT) ./...
 
 race: ## run the tests that need no Docker under the race detector (needs a C compiler)
-	@CGO_ENABLED=1 go run ./test/tally -- -race -timeout 30m ./...
+	@CGO_ENABLED=1 SEEDS=20 go run ./test/tally -- -race -timeout 30m ./...
 
 # A seed that failed runs again with: make simulate SEED=17
 SEEDS ?= 200
-simulate: ## run SEEDS random schedules of faults on whole clusters in fake time (200: some 15 minutes of a CPU)
+simulate: ## run SEEDS random schedules of faults on whole clusters in fake time (make test runs 200)
 	@SEEDS=$(or $(SEED),$(SEEDS)) go test -count 1 -timeout 120m ./test/sim -run 'TestRandomFaults$(if $(SEED),/all/seed=$(SEED)$$)'
 
 FUZZTIME ?= 1m
 fuzz: ## give the API server strange requests, FUZZTIME for each of the fuzz targets
 	@for f in $$(go test ./apiserver -list '^Fuzz' | grep ^Fuzz); do echo "* $$f"; \
 		nice go test ./apiserver -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) || exit 1; done
+
+SIM_NODES ?= 1000
+SIM_PODS ?= 10000
+sim-1000: ## fill an orrery sim of SIM_NODES nodes with SIM_PODS pods, watch it in peace, print what it took
+	@go test ./lab/sim -count 1 -timeout 60m -v -run TestALargeClusterHolds -nodes $(SIM_NODES) -pods $(SIM_PODS) -steady 2m
 
 e2e: build tools ## run the tests on Docker nodes, beside any cluster that is up
 	@ORRERY_E2E=1 go run ./test/tally -- $(NODES_TESTS)
