@@ -85,9 +85,10 @@ type chaos struct {
 
 	drains map[string]*drain // by node
 
-	// tainted is when a node got its NoExecute taint.
-	tainted map[string]time.Duration
-	evicted map[types.UID]bool
+	// tainted is when a node got its NoExecute taint, known when the controllers
+	// surely saw it.
+	tainted, known map[string]time.Duration
+	evicted        map[types.UID]bool
 	// led is when the leading controllers began, slow when something last kept them
 	// from acting at once, blind until when they may not see what is.
 	led, slow, blind time.Duration
@@ -106,7 +107,7 @@ type fault struct {
 }
 
 func newChaos(w *world, rng *rand.Rand) *chaos {
-	c := &chaos{world: w, rng: rng, faults: map[string]fault{}, drains: map[string]*drain{}, tainted: map[string]time.Duration{}, evicted: map[types.UID]bool{},
+	c := &chaos{world: w, rng: rng, faults: map[string]fault{}, drains: map[string]*drain{}, tainted: map[string]time.Duration{}, known: map[string]time.Duration{}, evicted: map[types.UID]bool{},
 		image: 1, newest: 1, desired: int32(2 + rng.IntN(4)), surge: rng.IntN(3), missing: rng.IntN(2)}
 	if c.surge == 0 {
 		c.missing = 1
@@ -179,12 +180,12 @@ func (c *chaos) harm() {
 	if c.rng.IntN(4) == 0 {
 		lasts = 6*time.Minute + time.Duration(c.rng.IntN(120))*time.Second
 	}
-	switch c.rng.IntN(9) {
-	case 0:
+	switch c.rng.IntN(12) {
+	case 0, 9:
 		c.begin(node.Name, "stop", lasts, node.Stop, node.Start)
-	case 1:
+	case 1, 10:
 		c.begin(node.Name, "pause", lasts, node.Pause, node.Heal)
-	case 2:
+	case 2, 11:
 		c.begin(node.Name, "cut", lasts, node.Link.Cut, node.Heal)
 	case 3:
 		c.begin(component, "stop", lasts%time.Minute, func() { c.do("stop " + component) }, func() { c.do("start " + component) })
@@ -217,7 +218,7 @@ func (c *chaos) drop(component string) {
 	c.tell("drop connections of " + component)
 	c.sim.Link(component).Drop()
 	if component == sim.ControllerManager {
-		c.blind = c.at() + reconnects
+		c.blind = max(c.blind, c.at()+5*time.Second) // a watch that was well begins anew at once
 	}
 }
 
@@ -232,7 +233,7 @@ func (c *chaos) begin(target, verb string, lasts time.Duration, do, undo func())
 
 // ask changes what is wanted, as users do. It may fail while no server runs.
 func (c *chaos) ask() {
-	switch c.rng.IntN(6) {
+	switch c.rng.IntN(7) {
 	case 0:
 		n := int32(1 + c.rng.IntN(6))
 		if c.patchWeb(fmt.Sprintf("scale web to %d", n), fmt.Sprintf(`{"spec":{"replicas":%d}}`, n)) {
@@ -251,7 +252,7 @@ func (c *chaos) ask() {
 		}
 	case 3:
 		c.touch()
-	case 4:
+	case 4, 6:
 		nodes := c.sim.Nodes()
 		c.drain(nodes[1+c.rng.IntN(len(nodes)-1)].Name, time.Duration(10+c.rng.IntN(60))*time.Second)
 	case 5:

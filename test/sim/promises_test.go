@@ -14,9 +14,9 @@ import (
 	"orrery/lab/sim"
 )
 
-// reconnects is how long controllers may be blind after their connections broke:
-// the longest wait of an informer, 30 s and as much of chance, and what it takes
-// to read everything.
+// reconnects is how long controllers may be blind after a server was away: the
+// longest wait of an informer, 30 s and as much of chance, and what it takes to
+// read everything.
 const reconnects = 65 * time.Second
 
 func ownedBy(kind, prefix string) func(p *corev1.Pod) bool {
@@ -36,8 +36,11 @@ func (c *chaos) observe() {
 	_, stopped := c.faults[sim.ControllerManager]
 	_, slowed := c.faults[linkOf(sim.ControllerManager)]
 	_, down := c.faults[sim.APIServer]
-	if down || slowed { // its answers come late, and its watches break and wait
+	switch {
+	case down:
 		c.blind = c.at() + reconnects
+	case slowed:
+		c.blind = max(c.blind, c.at()+5*time.Second)
 	}
 	leader, since, renewed := c.office()
 	if leader != c.leader || c.at()-renewed > 5*time.Second || stopped || slowed || down {
@@ -93,16 +96,18 @@ func (c *chaos) oneOfEachOrdinal() {
 }
 
 // evictionsAreDue: a pod leaves a node 300 s after its NoExecute taint, or after
-// the leading controllers began: never earlier, and, unless something has hindered
-// them, not later.
+// the leading controllers began: never earlier, and not later, unless they did not
+// see the taint at once, or something hinders them when the time has come.
 func (c *chaos) evictionsAreDue() {
 	c.t.Helper()
 	for _, n := range c.nodes.List() {
 		_, was := c.tainted[n.Name]
 		if is := tainted(n, corev1.TaintEffectNoExecute); is && !was {
-			c.tainted[n.Name] = c.at()
+			c.tainted[n.Name], c.known[n.Name] = c.at(), max(c.at(), c.blind)
 		} else if !is {
 			delete(c.tainted, n.Name)
+		} else if c.at() <= c.known[n.Name] {
+			c.known[n.Name] = max(c.known[n.Name], c.blind)
 		}
 	}
 	for _, p := range c.pods.List() {
@@ -113,7 +118,7 @@ func (c *chaos) evictionsAreDue() {
 		if !dead || c.evicted[p.UID] {
 			continue
 		}
-		early, due := max(at, c.led)+299*time.Second, max(at, c.slow)+300*time.Second
+		early, due := max(at, c.led)+299*time.Second, max(c.known[p.Spec.NodeName], c.led+5*time.Second)+300*time.Second
 		switch taken := byTaint(p); {
 		case taken:
 			c.evicted[p.UID] = true
@@ -121,7 +126,7 @@ func (c *chaos) evictionsAreDue() {
 			if c.at() < early {
 				c.t.Fatalf("%s was evicted at %v: its node has its taint since %v, the controllers work since %v", p.Name, c.at(), at, c.led)
 			}
-		case p.DeletionTimestamp == nil && !ended(p) && c.at() > due+2*time.Second && p.CreationTimestamp.Time.Before(c.began.Add(at)):
+		case p.DeletionTimestamp == nil && !ended(p) && c.at() > max(due+2*time.Second, c.slow+40*time.Second) && p.CreationTimestamp.Time.Before(c.began.Add(at)):
 			c.t.Fatalf("%s should have been evicted at %v, and it is %v (taint %v, hindered until %v)", p.Name, due, c.at(), at, c.slow)
 		}
 	}
