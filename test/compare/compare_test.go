@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"regexp"
@@ -34,12 +35,18 @@ type script struct {
 	name  string
 	nodes []string
 	play  func(*stage)
+	// evictions is how many nodes of a zone may be tainted a second.
+	evictions string
+	// late is how late the kubelets of the stage may be at most for the play to say
+	// something about controllers: half a turn of their loops, or, where hardly any
+	// times are compared, more.
+	late time.Duration
 }
 
 var scripts = []script{
-	{"node deaths in four zones, return, deletion", []string{"a0", "b0", "b1", "b2", "b3", "c0", "c1", "d0", "d1", "d2", "d3"}, zones},
-	{"two of three dead, all dead, return", []string{"a0", "a1", "a2"}, disaster},
-	{"workloads", []string{"a0", "b0", "c0"}, workloads},
+	{"node deaths in four zones, return, deletion", []string{"a0", "b0", "b1", "b2", "b3", "c0", "c1", "d0", "d1", "d2", "d3"}, zones, "0.5", 500 * time.Millisecond},
+	{"two of three dead, all dead, return", []string{"a0", "a1", "a2"}, disaster, "0.2", 500 * time.Millisecond},
+	{"workloads", []string{"a0", "b0", "c0"}, workloads, "0.5", 2 * time.Second},
 }
 
 func TestControllersDoAsUpstreams(t *testing.T) {
@@ -49,32 +56,53 @@ func TestControllersDoAsUpstreams(t *testing.T) {
 	peers.Need(t)
 	for _, sc := range scripts {
 		t.Run(sc.name, func(t *testing.T) {
-			var stages [2]*stage
-			for i, side := range []peers.Side{peers.Ours, peers.Upstream} {
-				stages[i] = set(t, side, sc.nodes...)
-			}
-			var wg sync.WaitGroup
-			for _, s := range stages {
-				s.rec.step("begin")
-				wg.Go(func() { sc.play(s) })
-			}
-			wg.Wait()
-			if t.Failed() {
-				return
-			}
-			if *whole {
-				show(t, stages[0])
-			}
-			for _, d := range differences(stages[0], stages[1]) {
-				i := slices.IndexFunc(explained, func(e struct{ pattern, why string }) bool { return regexp.MustCompile(e.pattern).MatchString(d) })
-				if i >= 0 {
-					t.Logf("explained (%s): %s", explained[i].why, d)
-					continue
+			for take := 1; ; take++ {
+				var late time.Duration
+				t.Run(fmt.Sprint("take ", take), func(t *testing.T) { late = compare(t, sc) })
+				if late < sc.late {
+					return
 				}
-				t.Error(d)
+				if take == takes {
+					t.Fatalf("the machine was too busy to compare anything: the stage was late by up to %v in each of %d takes", late, takes)
+				}
 			}
 		})
 	}
+}
+
+// takes is how often a script is played at most until the stage is in time.
+const takes = 5
+
+// compare plays a script on both sides at once and fails on the differences, unless
+// the stage itself was late: then it returns by how much.
+func compare(t *testing.T, sc script) (late time.Duration) {
+	var stages [2]*stage
+	for i, side := range []peers.Side{peers.Ours, peers.Upstream} {
+		stages[i] = set(t, side, sc)
+	}
+	var wg sync.WaitGroup
+	for _, s := range stages {
+		s.begin()
+		wg.Go(func() { sc.play(s) })
+	}
+	wg.Wait()
+	late = max(stages[0].lateness(), stages[1].lateness())
+	t.Logf("the stage was late by %v at most", late)
+	if late >= sc.late || t.Failed() {
+		return late
+	}
+	if *whole {
+		show(t, stages[0])
+	}
+	for _, d := range differences(stages[0], stages[1]) {
+		i := slices.IndexFunc(explained, func(e struct{ pattern, why string }) bool { return regexp.MustCompile(e.pattern).MatchString(d) })
+		if i >= 0 {
+			t.Logf("explained (%s): %s", explained[i].why, d)
+			continue
+		}
+		t.Error(d)
+	}
+	return late
 }
 
 func (s *stage) namespace(name string) {
@@ -154,13 +182,22 @@ func zones(s *stage) {
 	}
 }
 
-// disaster loses two of three nodes, then the last one; then all come back.
+// disaster loses two of three nodes; one returns and is lost again with the last one;
+// then all come back.
 func disaster(s *stage) {
 	s.namespace("zones-all")
 	s.deployment("zones-all", "web", "app", 3)
 	s.complete("zones-all", "web")
-	s.kill("a0", "a1")
-	s.lull(12 * time.Second)
+	s.kill("a0")
+	s.lull(time.Second) // which of two that die together is tainted first is chance
+	s.kill("a1")
+	s.lull(24 * time.Second)
+	s.revive("a1")
+	s.lull(4 * time.Second)
+	// As in zones: the one that makes too many dies when no taint is due, because the
+	// one before has just had it.
+	s.kill("a1")
+	s.lull(3 * time.Second)
 	s.kill("a2")
 	s.lull(22 * time.Second)
 	s.revive("a0", "a1", "a2")
@@ -232,11 +269,20 @@ func drain(s *stage, ns string) {
 	pods, err := s.CoreV1().Pods(ns).List(s.ctx, metav1.ListOptions{})
 	s.must(err)
 	for _, p := range pods.Items {
+		lost := s.rec.count("deployment "+ns+"/web", "Available=False")
 		s.eventually("eviction", func() error {
 			return s.CoreV1().Pods(ns).EvictV1(s.ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: p.Name}})
 		})
+		// The next eviction is allowed as soon as the pod is replaced, which the
+		// deployment may or may not have said by then.
+		s.eventually("loss of a pod", func() error {
+			if s.rec.count("deployment "+ns+"/web", "Available=False") == lost {
+				return errors.New("the deployment has not seen it")
+			}
+			return nil
+		})
+		s.complete(ns, "web")
 	}
-	s.complete(ns, "web")
 }
 
 // jobs end well, fail too often, fail by a policy, and take too long.

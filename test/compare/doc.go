@@ -14,6 +14,10 @@
 // parts, objects that only differ in them are one class, states stand in the order
 // in which each object went through them, with the second since the script's step.
 //
+// On a busy machine the stage itself is late, and then the play says nothing: it is
+// played again. What depends on which of two things comes first by chance is not
+// compared, and scripts keep apart what would.
+//
 // Invariant: the test fails on each difference that is not listed in explained,
 // with the reason that docs/gaps.md gives.
 //

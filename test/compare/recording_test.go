@@ -60,6 +60,11 @@ func (r *recording) note(kind string, o metav1.Object, class, text string, last 
 		r.by[key] = h
 		r.order = append(r.order, key)
 	}
+	// Where the stage puts a pod that takes the place of another depends on which of
+	// several comes first.
+	if kind == "pod" && len(h.states) > 0 && h.states[0].step != beginning {
+		class = placed.ReplaceAllString(class, "")
+	}
 	h.class = class
 	if n := len(h.states); n > 0 && h.states[n-1].text == text {
 		return
@@ -77,11 +82,38 @@ func (r *recording) note(kind string, o metav1.Object, class, text string, last 
 		h.states[n-1] = st
 		return
 	}
+	// Pods that start together are ready one after the other: that there are enough of
+	// them and not yet all may be seen or not.
+	if n := len(h.states); kind == "deployment" && n > 1 && enough.MatchString(h.states[n-1].text) && strings.Contains(h.states[n-2].text, "Available=False") {
+		h.states[n-1] = st
+		return
+	}
 	h.states = append(h.states, st)
 }
 
-// settles is how long a state of a node must last to be one.
-const settles = 500 * time.Millisecond
+// enough is the state of a Deployment that has enough pods, but not all.
+var enough = regexp.MustCompile(`Available=True.*/ReplicaSetUpdated/`)
+
+// placed is the end of a pod's class that names its zone.
+var placed = regexp.MustCompile(` in \w$`)
+
+// count says how often an object of a class came into a state with a text in it.
+func (r *recording) count(class, text string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, h := range r.by {
+		for _, st := range h.states {
+			if h.class == class && strings.Contains(st.text, text) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// settles is how long a state of a node must last to be one: a turn of the loop that
+// looks after nodes, and a little.
+const settles = 1500 * time.Millisecond
 
 // describe turns an object into its class and state.
 type describe[T metav1.Object] func(T) (class, text string)
@@ -288,6 +320,32 @@ func (h *history) String() string {
 // slack is how far apart two times may be: a tick of each loop, and a busy machine.
 const slack = 4 * time.Second
 
+// gcPeriod is a tick of the pod garbage collector, which began to tick when its
+// manager started.
+const gcPeriod = 20 * time.Second
+
+// chained are the classes whose namespaces play one change after the other, each
+// when the one before is complete: the order of their states counts, and no time.
+var chained = regexp.MustCompile(` (rollout|scale|drain|farewell|ordered|daemons)/`)
+
+// apart says whether two lives of the same states have one that came at another time.
+func apart(class string, ours, theirs *history) bool {
+	room := slack
+	for j, o := range ours.states {
+		t := theirs.states[j]
+		if o.step == "" && t.step == "" || chained.MatchString(class) {
+			continue // while the stage was being built, or of no time
+		}
+		if strings.Contains(o.text, "PodGC") {
+			room += gcPeriod
+		}
+		if d := o.at - t.at; o.step != t.step || d > room || d < -room {
+			return true
+		}
+	}
+	return false
+}
+
 // differences are between what ours did and what upstream's did.
 func differences(ours, theirs *stage) (out []string) {
 	a, b := ours.rec.classes(), theirs.rec.classes()
@@ -333,14 +391,8 @@ func classDifferences(class string, ours, theirs []*history) (out []string) {
 			out = append(out, fmt.Sprintf("%s:\n    ours%s\n    upstream's%s", class, h, u))
 			continue
 		}
-		for j := range h.states {
-			if h.states[j].step == "" && u.states[j].step == "" {
-				continue // before the play, while the stage was built
-			}
-			if d := h.states[j].at - u.states[j].at; h.states[j].step != u.states[j].step || d > slack || d < -slack {
-				out = append(out, fmt.Sprintf("%s, times:\n    ours%s\n    upstream's%s", class, h, u))
-				break
-			}
+		if apart(class, h, u) {
+			out = append(out, fmt.Sprintf("%s, times:\n    ours%s\n    upstream's%s", class, h, u))
 		}
 	}
 	return out

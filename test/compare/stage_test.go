@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -14,15 +15,15 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 
 	"orrery/test/peers"
 )
 
-// The flags that both managers get: a dead node is seen after 8 s, evictions of a
-// zone are 2 s apart.
-var flags = []string{"--node-monitor-period=1s", "--node-monitor-grace-period=8s", "--node-startup-grace-period=8s", "--node-eviction-rate=0.5"}
+// The flags that both managers get: a dead node is seen after 8 s.
+var flags = []string{"--node-monitor-period=1s", "--node-monitor-grace-period=8s", "--node-startup-grace-period=8s"}
 
 const (
 	leaseEvery = time.Second // how often a kubelet of the stage renews
@@ -39,17 +40,19 @@ type stage struct {
 	rec  *recording
 	core informers.SharedInformerFactory
 
-	mu   sync.Mutex
-	dead map[string]bool
-	seen map[string]time.Time // by the UID of a pod: when its kubelet first saw it; by "end " and the UID: when it was to end
+	mu    sync.Mutex
+	late  time.Duration // how late the clockwork of the stage was at most since the play began
+	dead  map[string]bool
+	bound map[types.UID]string // where the stage has put pods
+	seen  map[string]time.Time // by the UID of a pod: when its kubelet first saw it; by "end " and the UID: when it was to end
 }
 
-// set builds a stage with nodes in zones: the letter of a name is its zone.
-func set(t *testing.T, side peers.Side, nodes ...string) *stage {
+// set builds the stage of a script with its nodes in zones: the letter of a name is its zone.
+func set(t *testing.T, side peers.Side, sc script) *stage {
 	t.Helper()
 	c := peers.New(t)
 	c.StartAPIServer(peers.Ours)
-	s := &stage{Clientset: c.Admin(), t: t, dead: map[string]bool{}, seen: map[string]time.Time{}}
+	s := &stage{Clientset: c.Admin(), t: t, dead: map[string]bool{}, bound: map[types.UID]string{}, seen: map[string]time.Time{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	s.ctx, s.rec = ctx, newRecording()
@@ -57,14 +60,14 @@ func set(t *testing.T, side peers.Side, nodes ...string) *stage {
 	s.rec.follow(s.core)
 	s.core.StartWithContext(ctx)
 	s.core.WaitForCacheSyncWithContext(ctx)
-	for _, n := range nodes {
+	for _, n := range sc.nodes {
 		s.must(s.register(n))
 	}
-	wg.Go(func() { every(ctx, leaseEvery, s.beat) })
-	wg.Go(func() { every(ctx, 50*time.Millisecond, s.playKubelets) })
-	wg.Go(func() { every(ctx, 50*time.Millisecond, s.bind) })
+	wg.Go(func() { s.every(leaseEvery, s.beat) })
+	wg.Go(func() { s.every(50*time.Millisecond, s.playKubelets) })
+	wg.Go(func() { s.every(50*time.Millisecond, s.bind) })
 	t.Cleanup(func() { cancel(); wg.Wait(); s.core.Shutdown() })
-	c.StartControllerManager(side, flags...)
+	c.StartControllerManager(side, append(slices.Clone(flags), "--node-eviction-rate="+sc.evictions)...)
 	s.eventually("nodes are welcome", func() error {
 		for _, n := range s.nodes() {
 			if len(n.Spec.Taints) > 0 {
@@ -77,17 +80,39 @@ func set(t *testing.T, side peers.Side, nodes ...string) *stage {
 	return s
 }
 
-func every(ctx context.Context, d time.Duration, f func()) {
+// every does something again and again, and notes how late it was done.
+func (s *stage) every(d time.Duration, f func()) {
 	tick := time.NewTicker(d)
 	defer tick.Stop()
-	for {
+	for due := time.Now().Add(d); ; due = time.Now().Add(d) {
 		select {
-		case <-ctx.Done():
+		case <-s.ctx.Done():
 			return
 		case <-tick.C:
 			f()
 		}
+		s.mu.Lock()
+		s.late = max(s.late, time.Since(due))
+		s.mu.Unlock()
 	}
+}
+
+// beginning is the first step of a play.
+const beginning = "begin"
+
+// begin is where times are counted from.
+func (s *stage) begin() {
+	s.rec.step(beginning)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.late = 0
+}
+
+// lateness is how late the stage was at most since the play began.
+func (s *stage) lateness() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.late
 }
 
 func (s *stage) must(err error) {
@@ -224,14 +249,15 @@ func (s *stage) beat() {
 	}
 }
 
-// bind puts each pod on the node with the fewest pods that takes it; of equals, the first.
+// bind puts each pod on the node with the fewest pods that takes it; of equals, the
+// first. Where it has put a pod it knows before it sees it there.
 func (s *stage) bind() {
 	load := map[string]int{}
 	for _, p := range s.allPods() {
-		load[p.Spec.NodeName]++
+		load[cmp.Or(p.Spec.NodeName, s.bound[p.UID])]++
 	}
 	for _, p := range s.allPods() {
-		if p.Spec.NodeName != "" || p.DeletionTimestamp != nil {
+		if cmp.Or(p.Spec.NodeName, s.bound[p.UID]) != "" || p.DeletionTimestamp != nil {
 			continue
 		}
 		best := ""
@@ -243,9 +269,12 @@ func (s *stage) bind() {
 		if best == "" {
 			continue
 		}
-		load[best]++
-		_ = s.CoreV1().Pods(p.Namespace).Bind(s.ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+		err := s.CoreV1().Pods(p.Namespace).Bind(s.ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
 			Target: corev1.ObjectReference{Kind: "Node", Name: best}}, metav1.CreateOptions{})
+		if err == nil {
+			load[best]++
+			s.bound[p.UID] = best
+		}
 	}
 }
 
