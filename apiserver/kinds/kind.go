@@ -55,6 +55,9 @@ type Kind struct {
 	// FieldLabels are the field selectors beyond metadata.name and
 	// metadata.namespace. The funcs are given the hub version.
 	FieldLabels map[string]func(obj runtime.Object) string
+	// WatchedBy is the field label that tells many watches of the kind apart, each
+	// of which is to hear of its own objects only; empty for none.
+	WatchedBy string
 
 	// Deprecated is a warning for everybody who uses this version; empty for none.
 	Deprecated string

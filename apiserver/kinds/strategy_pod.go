@@ -34,6 +34,7 @@ var podRule = rule[corev1.Pod]{
 	},
 	More: func(k *Kind) {
 		k.GracePeriod = podGracePeriod
+		k.WatchedBy = "spec.nodeName" // each kubelet watches its own
 		prepareSub(k, "status", preparePodStatus, nil, s("spec"), s("metadata", "deletionTimestamp"), s("metadata", "ownerReferences"))
 		prepareSub(k, "ephemeralcontainers", prepareEphemeralContainers, validateEphemeralContainers, s("status"))
 		prepareSub(k, "resize", prepareResize, validateResize, s("status"))

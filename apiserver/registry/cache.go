@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"sort"
@@ -57,6 +58,8 @@ type Event struct {
 	// Prev is the object before the change; nil for Added.
 	Prev     runtime.Object
 	Revision int64
+
+	part, was string // Kind.WatchedBy of Object and of Prev
 }
 
 // cache follows one resource in the store.
@@ -82,10 +85,16 @@ type cache struct {
 	// wake is closed and replaced after every change of the above.
 	wake chan struct{}
 	done bool
+	// bells are the same for watchers of one key, or of one part of the collection
+	// ("=" before its value): a change rings its own, and all of them only when
+	// unheard events have come to a quarter of the ring.
+	bells   map[string]chan struct{}
+	unheard int
+	bellMu  sync.Mutex // beside mu held for reading, guards the map
 }
 
 func newCache(k *kinds.Kind, st store.Store, log *slog.Logger) *cache {
-	return &cache{kind: k, store: st, log: log, wake: make(chan struct{})}
+	return &cache{kind: k, store: st, log: log, wake: make(chan struct{}), bells: map[string]chan struct{}{}}
 }
 
 // run lists and watches until ctx ends.
@@ -191,13 +200,51 @@ func (c *cache) forgotten(since time.Time) (bytes int) {
 
 // broadcast wakes everybody who waits; c.mu is held.
 func (c *cache) broadcast() {
+	c.ringBells(slices.Collect(maps.Keys(c.bells)))
+	c.unheard = 0
+}
+
+// ringBells wakes those who wait for anything, and those who wait for what is named; c.mu is held.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/storage/cacher/cacher.go, indexedWatchers.
+func (c *cache) ringBells(names []string) {
 	close(c.wake)
 	c.wake = make(chan struct{})
+	for _, name := range names {
+		if bell := c.bells[name]; bell != nil {
+			close(bell)
+			delete(c.bells, name)
+		}
+	}
+}
+
+// bell is what rings for a name, "" for everything; c.mu is held for reading.
+func (c *cache) bell(name string) <-chan struct{} {
+	if name == "" {
+		return c.wake
+	}
+	c.bellMu.Lock()
+	defer c.bellMu.Unlock()
+	if c.bells[name] == nil {
+		c.bells[name] = make(chan struct{})
+	}
+	return c.bells[name]
+}
+
+// part is the value of the field that watches of the kind are narrowed by.
+func (c *cache) part(obj runtime.Object) string {
+	if c.kind.WatchedBy == "" || obj == nil {
+		return ""
+	}
+	return c.kind.FieldLabels[c.kind.WatchedBy](obj)
 }
 
 func (c *cache) apply(b store.Batch) {
+	var about []string
 	for _, e := range b.Events {
-		c.applyOne(e)
+		if ev := c.applyOne(e); ev != nil {
+			about = append(about, ev.Key, "="+ev.part, "="+ev.was)
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -207,25 +254,32 @@ func (c *cache) apply(b store.Batch) {
 		c.base += int64(cut)
 	}
 	c.rev = max(c.rev, b.Revision)
-	c.broadcast()
+	if c.unheard += len(b.Events); c.unheard > ringSize/4 {
+		c.broadcast()
+	} else {
+		c.ringBells(about)
+	}
 }
 
-func (c *cache) applyOne(e store.Event) {
+func (c *cache) applyOne(e store.Event) *Event {
 	var obj runtime.Object
 	if !e.Deleted() {
 		var err error
 		if obj, err = Decode(c.kind, e.Value, e.Revision); err != nil {
 			c.log.Error("unreadable object left out", "key", e.Key, "err", err)
-			return
+			return nil
 		}
 		fold(obj, c.relative(e.Key))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if ev := c.change(e, obj); ev != nil {
+	ev := c.change(e, obj)
+	if ev != nil {
+		ev.part, ev.was = c.part(ev.Object), c.part(ev.Prev)
 		c.ring = append(c.ring, ev)
 	}
 	c.rev = e.Revision
+	return ev
 }
 
 // relative is what an object is probably much like: its last state, or its

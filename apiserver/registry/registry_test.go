@@ -360,3 +360,59 @@ func TestPagesOfAListAreOfOneRevision(t *testing.T) {
 		t.Errorf("first page %d+%d, then %s", len(first.Items), *first.Remaining, names)
 	}
 }
+
+// A watcher of one object sleeps through the changes of others, and is told of so many now and then that it does not
+// fall behind the ring.
+func TestAWatcherOfOneObjectSleepsThroughTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, _, res := newRegistry(t)
+		mustCreate(t, res, "a", "0")
+		at := rev(t, mustCreate(t, res, "b", "0"))
+		w, _, err := res.Watch(t.Context(), WatchOptions{Namespace: "default", Name: "a", After: at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wakes, seen := 0, 0
+		go func() {
+			for seen < 2 {
+				events, wake, err := w.Take()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				seen += len(events)
+				select {
+				case <-wake:
+					wakes++
+				case <-t.Context().Done():
+					return
+				}
+			}
+		}()
+		synctest.Wait()
+		for i := range 10 {
+			set(t, res, "b", strconv.Itoa(i+1))
+		}
+		synctest.Wait()
+		if wakes != 0 {
+			t.Errorf("woken %d times by changes of another object", wakes)
+		}
+		set(t, res, "a", "1")
+		synctest.Wait()
+		if wakes != 1 || seen != 1 {
+			t.Errorf("after its own change: woken %d times, %d events seen", wakes, seen)
+		}
+		for i := range 2 * ringSize {
+			set(t, res, "b", strconv.Itoa(i))
+			synctest.Wait()
+		}
+		if wakes > 10 {
+			t.Errorf("woken %d times by %d changes of another object", wakes, 2*ringSize)
+		}
+		set(t, res, "a", "2")
+		synctest.Wait()
+		if seen != 2 {
+			t.Errorf("%d events seen, want both", seen)
+		}
+	})
+}

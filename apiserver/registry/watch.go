@@ -19,6 +19,8 @@ type WatchOptions struct {
 	Namespace string
 	// Name narrows the watch to one object; it is a shortcut before Match.
 	Name string
+	// Part narrows it to objects whose field Kind.WatchedBy has this value, unless it is empty; the same.
+	Part string
 	// Match selects objects; nil selects all.
 	Match func(obj runtime.Object) bool
 	// After is the revision after which events are wanted. With Initial it is the
@@ -39,9 +41,10 @@ type Watcher struct {
 	opts   WatchOptions
 	prefix string
 	exact  string
-	next   int64 // number of the next event to look at
-	rev    int64 // everything up to it has been delivered
-	skip   int64 // events up to this revision are in the initial state already
+	bell   string // what wakes it; "" is any change
+	next   int64  // number of the next event to look at
+	rev    int64  // everything up to it has been delivered
+	skip   int64  // events up to this revision are in the initial state already
 }
 
 // Watch begins a watch. The initial state, when asked for, comes back as Added
@@ -64,6 +67,9 @@ func (r *Resource) Watch(ctx context.Context, opts WatchOptions) (*Watcher, []*E
 	w := &Watcher{cache: c, opts: opts, prefix: r.Kind.Key(opts.Namespace, "")}
 	if opts.Name != "" && (opts.Namespace != "" || !r.Kind.Namespaced) {
 		w.exact = r.Kind.Key(opts.Namespace, opts.Name)
+		w.bell = w.exact
+	} else if opts.Part != "" {
+		w.bell = "=" + opts.Part
 	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -109,7 +115,7 @@ func (w *Watcher) Take() ([]*Event, <-chan struct{}, error) {
 		}
 	}
 	w.next, w.rev = c.base+int64(len(c.ring)), max(w.rev, c.rev)
-	return out, c.wake, nil
+	return out, c.bell(w.bell), nil
 }
 
 // Revision up to which everything has been taken, for bookmarks.
@@ -133,7 +139,7 @@ func (w *Watcher) matches(obj runtime.Object) bool {
 // comes to match is Added, one that no longer does is Deleted (with its old
 // content and the new revision).
 func (w *Watcher) see(e *Event) *Event {
-	if !w.sees(e.Key) {
+	if part := w.opts.Part; !w.sees(e.Key) || part != "" && part != e.part && part != e.was {
 		return nil
 	}
 	was := w.matches(e.Prev)

@@ -57,6 +57,9 @@ func (h *Handlers) watch(w http.ResponseWriter, r *http.Request, q *request) err
 		return err
 	}
 	wo := registry.WatchOptions{Namespace: q.Namespace, Name: name, Match: match}
+	if by := q.kind.Stored().WatchedBy; by != "" && o.FieldSelector != nil {
+		wo.Part, _ = o.FieldSelector.RequiresExactMatch(by)
+	}
 	if err := watchFrom(o, &wo); err != nil {
 		return err
 	}
@@ -178,6 +181,7 @@ func (s *stream) run(ctx context.Context, out frames) {
 	}
 	bookmarks := time.NewTicker(s.h.BookmarkPeriod)
 	defer bookmarks.Stop()
+	due := false // a bookmark, once what has come by now is sent
 	for {
 		events, wake, err := s.watcher.Take()
 		if err != nil {
@@ -191,22 +195,20 @@ func (s *stream) run(ctx context.Context, out frames) {
 		if len(events) > 0 && out.flush() != nil {
 			return
 		}
+		if due && s.bookmark(out, false) != nil {
+			return
+		}
+		due = false
 		select {
 		case <-wake:
 		case <-bookmarks.C:
-			if s.options.AllowWatchBookmarks && s.quiet(ctx, out) != nil {
-				return
+			if due = s.options.AllowWatchBookmarks; due {
+				_ = s.watcher.Progress(ctx) // so that the next one is as new as the store can say; an old one is better than none
 			}
 		case <-ctx.Done():
 			return
 		}
 	}
-}
-
-// quiet sends a periodic bookmark, as new as the store can say.
-func (s *stream) quiet(ctx context.Context, out frames) error {
-	_ = s.watcher.Progress(ctx) // an old bookmark is better than none
-	return s.bookmark(out, false)
 }
 
 func (s *stream) bookmark(out frames, endOfInitial bool) error {
