@@ -166,6 +166,7 @@ func TestMetricsCountWhatIsServedAndNothingElse(t *testing.T) {
 		defer o.stop()
 		o.do("POST", configMaps, `{"metadata":{"name":"a"}}`)
 		o.do("POST", configMaps+"?dryRun=All", `{"metadata":{"name":"b"}}`)
+		o.do("POST", configMaps+"?dryRun=a-word", `{"metadata":{"name":"b"}}`)
 		o.do("PATCH", configMaps+"/a?fieldManager=me", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}`, "Content-Type", "application/apply-patch+yaml")
 		o.do("GET", configMaps+"?watch=1&timeoutSeconds=1", "")
 		o.do("DELETE", configMaps, "")
@@ -182,6 +183,7 @@ func TestMetricsCountWhatIsServedAndNothingElse(t *testing.T) {
 		for _, line := range []string{
 			`apiserver_request_total{code="201",component="apiserver",dry_run="",` + ofConfigMaps + `,scope="resource",subresource="",verb="POST",version="v1"} 1`,
 			`apiserver_request_total{code="201",component="apiserver",dry_run="All",` + ofConfigMaps + `,scope="resource",subresource="",verb="POST",version="v1"} 1`,
+			`apiserver_request_total{code="422",component="apiserver",dry_run="invalid",` + ofConfigMaps + `,scope="resource",subresource="",verb="POST",version="v1"} 1`,
 			`apiserver_request_total{code="200",component="apiserver",dry_run="",` + ofConfigMaps + `,scope="resource",subresource="",verb="APPLY",version="v1"} 1`,
 			`apiserver_request_total{code="200",component="apiserver",dry_run="",` + ofConfigMaps + `,scope="namespace",subresource="",verb="DELETE",version="v1"} 1`,
 			`apiserver_request_total{code="404",component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="exec",verb="CONNECT",version="v1"} 1`,

@@ -2,6 +2,7 @@ package health
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
 )
 
@@ -128,7 +130,7 @@ func (m *Metrics) labelsOf(a *auth.Attributes, r *http.Request) []string {
 	case a.Namespace != "":
 		scope = "namespace"
 	}
-	return []string{reported(a, r), r.URL.Query().Get("dryRun"), a.APIGroup, a.APIVersion, a.Resource, a.Subresource, scope, "apiserver"}
+	return []string{reported(a, r), dryRun(r), a.APIGroup, a.APIVersion, a.Resource, a.Subresource, scope, "apiserver"}
 }
 
 // probed is the name under which a path that is no resource is counted; few are.
@@ -159,4 +161,18 @@ func reported(a *auth.Attributes, r *http.Request) string {
 		return http.MethodDelete
 	}
 	return strings.ToUpper(a.Verb)
+}
+
+// dryRun is the request's, which is All or a mistake.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/endpoints/metrics/metrics.go, cleanDryRun.
+func dryRun(r *http.Request) string {
+	asked := r.URL.Query()["dryRun"]
+	switch {
+	case len(asked) == 0:
+		return ""
+	case slices.ContainsFunc(asked, func(v string) bool { return v != metav1.DryRunAll }):
+		return "invalid"
+	}
+	return metav1.DryRunAll
 }
