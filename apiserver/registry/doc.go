@@ -13,7 +13,8 @@
 //   - An object in the cache is shared by all readers and never changed.
 //   - A write that changes nothing is not written, and makes no event.
 //   - A watcher is a cursor into the cache's ring of events: a slow one falls
-//     off its end and is closed; nobody waits for it.
+//     off its end and is closed; nobody waits for it. A change wakes those whom it
+//     concerns: a kubelet sleeps through the pods of other nodes.
 //
-// Read next: registry.go, update.go, cache.go.
+// Read next: registry.go, update.go, cache.go, watch.go, fold.go.
 package registry

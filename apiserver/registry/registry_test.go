@@ -416,3 +416,49 @@ func TestAWatcherOfOneObjectSleepsThroughTheOthers(t *testing.T) {
 		}
 	})
 }
+
+// A watcher of the pods of one node sleeps through those of others, and sees its own come and go.
+func TestAWatcherOfOneNodesPodsSleepsThroughTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, _ := newRegistry(t)
+		pods := r.For(kinds.NewTable().Stored(schema.GroupResource{Resource: "pods"}))
+		on := func(name, node string) {
+			t.Helper()
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+				Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+			pods.Kind.Default(pod)
+			if _, err := pods.Create(t.Context(), "default", pod, WriteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		on("first", "n1")
+		w, initial, err := pods.Watch(t.Context(), WatchOptions{Part: "n1", Initial: true, After: -1,
+			Match: func(obj runtime.Object) bool { return obj.(*corev1.Pod).Spec.NodeName == "n1" }})
+		if err != nil || len(initial) != 1 {
+			t.Fatalf("begins with %d pods, %v", len(initial), err)
+		}
+		_, wake, _ := w.Take()
+		rung := func() bool {
+			synctest.Wait()
+			select {
+			case <-wake:
+				return true
+			default:
+				return false
+			}
+		}
+		on("a", "n2")
+		on("b", "")
+		if rung() {
+			t.Error("woken by pods that are not of its node")
+		}
+		on("c", "n1")
+		if !rung() {
+			t.Error("not woken by a pod of its node")
+		}
+		events, _, err := w.Take()
+		if err != nil || len(events) != 1 || events[0].Object.(*corev1.Pod).Name != "c" {
+			t.Errorf("took %d events, %v", len(events), err)
+		}
+	})
+}
