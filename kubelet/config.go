@@ -92,6 +92,10 @@ func (c *Config) setDefaults() error {
 	orElse(&c.TimeScale, 1)
 	SetDefaults(&c.Settings)
 	s := &c.Settings
+	if period := s.CrashLoopBackOff.MaxContainerRestartPeriod; period != nil && (period.Duration < time.Second || period.Duration > timing.CrashLoopMax) {
+		return fmt.Errorf("invalid configuration: CrashLoopBackOff.MaxContainerRestartPeriod (got: %v seconds) must be set between 1s and %ds",
+			period.Seconds(), int(timing.CrashLoopMax.Seconds()))
+	}
 	lease := time.Duration(s.NodeLeaseDurationSeconds) * time.Second
 	timing.Scale(c.TimeScale, &lease, &s.NodeStatusUpdateFrequency.Duration, &s.NodeStatusReportFrequency.Duration,
 		&s.SyncFrequency.Duration, &s.FileCheckFrequency.Duration)

@@ -191,15 +191,7 @@ func TestCrashLoopBacksOff(t *testing.T) {
 		if len(starts) < 8 {
 			t.Fatalf("only %d starts: %v", len(starts), starts)
 		}
-		waits := []time.Duration{0, 10, 20, 40, 80, 160, 300}
-		for i, least := range waits {
-			least *= time.Second
-			gap := starts[i+1] - starts[i] - time.Second // the container ran for a second
-			most := least + min(least/2, 90*time.Second) + 3*time.Second
-			if gap < least || gap > most {
-				t.Errorf("restart %d came %v after the end, want %v to %v", i+1, gap, least, most)
-			}
-		}
+		waited(t, starts, 0, 10, 20, 40, 80, 160, 300)
 		pod := n.pod("web")
 		st := status(pod, "app")
 		want := "back-off 5m0s restarting failed container=app pod=" + podName(pod)
@@ -217,6 +209,69 @@ func TestCrashLoopBacksOff(t *testing.T) {
 		}
 		n.hasEvent("web", "Warning BackOff: Back-off restarting failed container app in pod "+podName(pod))
 	})
+}
+
+// waited holds the waits before each restart of a container that ran for a second to what they should be, in seconds.
+func waited(t *testing.T, starts []time.Duration, waits ...time.Duration) {
+	t.Helper()
+	for i, least := range waits {
+		least *= time.Second
+		gap := starts[i+1] - starts[i] - time.Second
+		most := least + min(least/2, 90*time.Second) + 3*time.Second
+		if gap < least || gap > most {
+			t.Errorf("restart %d came %v after the end, want %v to %v", i+1, gap, least, most)
+		}
+	}
+}
+
+// With the time scale 10 a container waits 1, 2, 4 ... 30 s, and the lease says 4 s and is renewed each second.
+func TestTimeScaleSpeedsTheKubeletUp(t *testing.T) {
+	onNode(t, func(cfg *Config) { cfg.TimeScale = 10 }, func(n *node) {
+		n.runtime.mu.Lock()
+		n.runtime.ends["app"], n.runtime.codes["app"] = time.Second, 3
+		n.runtime.mu.Unlock()
+		began := time.Now()
+		n.create("web", nil)
+		n.settle(5 * time.Minute)
+		starts := n.runtime.startsOf("app", began)
+		if len(starts) < 9 {
+			t.Fatalf("only %d starts: %v", len(starts), starts)
+		}
+		waited(t, starts, 0, 1, 2, 4, 8, 16, 30, 30)
+		lease, err := client.For[*coordinationv1.Lease](n.api).Get(n.ctx, corev1.NamespaceNodeLease, "w1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if age := time.Since(lease.Spec.RenewTime.Time); *lease.Spec.LeaseDurationSeconds != 4 || age > 1100*time.Millisecond {
+			t.Errorf("the lease lasts %d s and is %v old", *lease.Spec.LeaseDurationSeconds, age)
+		}
+	})
+}
+
+// A node may cap the back-off, to less than its first step too.
+func TestMaxContainerRestartPeriodCapsTheBackOff(t *testing.T) {
+	onNode(t, func(cfg *Config) {
+		cfg.Settings.CrashLoopBackOff.MaxContainerRestartPeriod = &metav1.Duration{Duration: 5 * time.Second}
+	}, func(n *node) {
+		n.runtime.mu.Lock()
+		n.runtime.ends["app"], n.runtime.codes["app"] = time.Second, 3
+		n.runtime.mu.Unlock()
+		began := time.Now()
+		n.create("web", nil)
+		n.settle(time.Minute)
+		starts := n.runtime.startsOf("app", began)
+		if len(starts) < 5 {
+			t.Fatalf("only %d starts: %v", len(starts), starts)
+		}
+		waited(t, starts, 0, 5, 5, 5)
+	})
+	for _, bad := range []time.Duration{-time.Second, time.Millisecond, time.Hour} {
+		cfg := Config{NodeName: "w1", Runtime: newFakeRuntime(), Images: newFakeRuntime()}
+		cfg.Settings.CrashLoopBackOff.MaxContainerRestartPeriod = &metav1.Duration{Duration: bad}
+		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "must be set between 1s and 300s") {
+			t.Errorf("%v: error is %v", bad, err)
+		}
+	}
 }
 
 func TestTenMinutesOfHealthEndTheBackOff(t *testing.T) {

@@ -32,7 +32,7 @@ type lab struct {
 	events  []string
 }
 
-func inLab(t *testing.T, container corev1.Container, answer func(kind Kind, at time.Duration) bool, f func(l *lab)) {
+func inLab(t *testing.T, container corev1.Container, answer func(kind Kind, at time.Duration) bool, f func(l *lab), tune ...func(*Manager)) {
 	synctest.Test(t, func(t *testing.T) {
 		container.Name = "app"
 		l := &lab{answer: answer, asked: map[Kind][]time.Duration{},
@@ -60,6 +60,9 @@ func inLab(t *testing.T, container corev1.Container, answer func(kind Kind, at t
 				defer l.mu.Unlock()
 				l.events = append(l.events, message)
 			},
+		}
+		for _, change := range tune {
+			change(l.m)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		l.m.Start(ctx)
@@ -118,6 +121,15 @@ func TestInitialDelayIsKept(t *testing.T) {
 			t.Errorf("asked at %v, want %v", l.asked[Liveness], want)
 		}
 	})
+}
+
+func TestTimeScaleSpeedsProbesUp(t *testing.T) {
+	inLab(t, corev1.Container{LivenessProbe: probe(100, 3, 1, 150)}, yes, func(l *lab) {
+		l.until(35 * time.Second)
+		if want := seconds(20, 30); !slices.Equal(l.asked[Liveness], want) {
+			t.Errorf("asked at %v, want %v", l.asked[Liveness], want)
+		}
+	}, func(m *Manager) { m.TimeScale = 10 })
 }
 
 // A container that hangs right after it was asked is condemned 30 s later, at the
