@@ -51,11 +51,11 @@ const maxTallies = 64
 func (s *Snapshot) tally(key string, sums int, ask func(*NodeInfo) shares) *tally {
 	t := s.tallies[key]
 	if t == nil {
-		for any := range s.tallies {
+		for other := range s.tallies {
 			if len(s.tallies) < maxTallies {
 				break
 			}
-			delete(s.tallies, any)
+			delete(s.tallies, other)
 		}
 		t = &tally{ask: ask, sums: make([]sum, sums), read: -1}
 		for i := range t.sums {

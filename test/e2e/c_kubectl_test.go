@@ -168,10 +168,14 @@ func testLogsAndExec(t *testing.T, ns string) {
 	})
 }
 
-func testPortForward(t *testing.T, ns string) {
+func testPortForward(t *testing.T, ns string) { portForward(t, ns, "service/web", ":80") }
+
+// portForward asks podinfo for its version through kubectl port-forward, three times.
+func portForward(t *testing.T, ns, target, port string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	forward := exec.CommandContext(ctx, kubectlPath, "port-forward", "service/web", ":80", "-n", ns)
+	forward := exec.CommandContext(ctx, kubectlPath, "port-forward", target, port, "-n", ns)
 	forward.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
 	pipe, err := forward.StdoutPipe()
 	must(t, err)

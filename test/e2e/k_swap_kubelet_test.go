@@ -66,15 +66,7 @@ spec:
 	kubectl(t, "rollout", "status", "deployment/"+name, "--timeout=60s")
 	pod := eventuallyGet(t, "{.items[0].metadata.name}", "pods", "-l", "app="+name)
 
-	orrery(t, "node", "stop", node)
-	stopped := time.Now()
-	eventually(t, 70*time.Second, is("Unknown", `{.status.conditions[?(@.type=="Ready")].status}`, "node", node))
-	if d := time.Since(stopped); d < 30*time.Second || d > 57*time.Second {
-		// The lease may have been renewed up to 10 s before the stop was complete.
-		t.Errorf("Ready became Unknown %v after the stop, want 40 to 55 s", d)
-	}
-	t.Logf("Ready=Unknown %v after the stop", time.Since(stopped).Round(100*time.Millisecond))
-	must(t, is("Kubelet stopped posting node status.", `{.status.conditions[?(@.type=="Ready")].message}`, "node", node)())
+	stopUntilUnknown(t, node)
 	eventually(t, 5*time.Second, func() error {
 		taints, err := jsonPath("{.spec.taints[*]}", "node", node)
 		if err != nil {

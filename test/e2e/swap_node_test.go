@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -176,31 +175,7 @@ func nodeExec(t *testing.T, n nodeUnderTest) {
 	must(t, contains(out, "attached to attached", `pod "attached" deleted`))
 }
 
-func nodePortForward(t *testing.T, n nodeUnderTest) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	forward := exec.CommandContext(ctx, kubectlPath, "port-forward", "pod/whole", ":9898", "-n", n.ns)
-	forward.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
-	pipe, err := forward.StdoutPipe()
-	must(t, err)
-	must(t, forward.Start())
-	defer forward.Wait()
-	defer cancel()
-	line, err := bufio.NewReader(pipe).ReadString('\n')
-	must(t, err)
-	m := regexp.MustCompile(`Forwarding from 127.0.0.1:(\d+) -> 9898`).FindStringSubmatch(line)
-	if m == nil {
-		t.Fatalf("port-forward says %q", line)
-	}
-	for range 3 {
-		resp, err := http.Get("http://127.0.0.1:" + m[1] + "/version")
-		must(t, err)
-		resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			t.Errorf("answer %s", resp.Status)
-		}
-	}
-}
+func nodePortForward(t *testing.T, n nodeUnderTest) { portForward(t, n.ns, "pod/whole", ":9898") }
 
 func nodeNetwork(t *testing.T, n nodeUnderTest) {
 	ip := eventuallyGet(t, "{.spec.clusterIP}", "service", "door", "-n", n.ns)
