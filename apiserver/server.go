@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -257,27 +255,6 @@ func (s *Server) shutdown(ctx context.Context, server *http.Server) {
 	if server.Shutdown(ctx) != nil {
 		_ = server.Close() // what is left has had its time
 	}
-}
-
-func (s *Server) listen() (net.Listener, error) {
-	listener := s.config.Listener
-	if listener == nil {
-		var err error
-		if listener, err = net.Listen("tcp", net.JoinHostPort(s.config.BindAddress, strconv.Itoa(s.config.SecurePort))); err != nil {
-			return nil, err
-		}
-	}
-	if s.config.TLSCertFile == "" {
-		return listener, nil
-	}
-	cert, err := tls.LoadX509KeyPair(s.config.TLSCertFile, s.config.TLSKeyFile)
-	if err != nil {
-		_ = listener.Close()
-		return nil, fmt.Errorf("serving certificate: %w", err)
-	}
-	// Client certificates are asked for but checked by the authenticator: a request may come with a token instead.
-	return tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2", "http/1.1"}, ClientAuth: tls.RequestClientCert, ClientCAs: s.clientCAs}), nil
 }
 
 // compact forgets history that is older than one interval.

@@ -82,7 +82,7 @@ type cache struct {
 	oldest int64
 	// rev is how far the cache has come.
 	rev int64
-	// wake is closed and replaced after every change of the above.
+	// wake is closed and replaced with every change of the above.
 	wake chan struct{}
 	done bool
 	// bells are the same for watchers of one key, or of one part of the collection
@@ -109,10 +109,10 @@ func (c *cache) run(ctx context.Context) {
 		pause := relistAfter
 		if later := (*unconverted)(nil); errors.As(err, &later) {
 			pause = convertAfter
-			c.mu.Lock()
-			c.unread = err
-			c.broadcast()
-			c.mu.Unlock()
+			c.alter(func() (bells []string) {
+				c.unread = err
+				return c.allBells()
+			})
 		}
 		select {
 		case <-time.After(pause):
@@ -122,10 +122,10 @@ func (c *cache) run(ctx context.Context) {
 }
 
 func (c *cache) finish() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.done = true
-	c.broadcast()
+	c.alter(func() (bells []string) {
+		c.done = true
+		return c.allBells()
+	})
 }
 
 func (c *cache) follow(ctx context.Context) error {
@@ -151,13 +151,13 @@ func (c *cache) follow(ctx context.Context) error {
 		}
 		items = append(items, &item{e.Key, &Shared{Object: obj}, e.Revision})
 	}
-	c.mu.Lock()
-	// Whoever watches has missed something: their cursors fall before base.
-	c.base += int64(len(c.ring)) + 1
-	c.items, c.ring, c.oldest, c.rev, c.ready = items, nil, l.Revision, l.Revision, true
-	c.unread = nil
-	c.broadcast()
-	c.mu.Unlock()
+	c.alter(func() (bells []string) {
+		// Whoever watches has missed something: their cursors fall before base.
+		c.base += int64(len(c.ring)) + 1
+		c.items, c.ring, c.oldest, c.rev, c.ready = items, nil, l.Revision, l.Revision, true
+		c.unread = nil
+		return c.allBells()
+	})
 	batches := c.store.Watch(ctx, prefix, l.Revision)
 	tick := time.NewTicker(forgetAfter)
 	defer tick.Stop()
@@ -198,24 +198,32 @@ func (c *cache) forgotten(since time.Time) (bytes int) {
 	return bytes
 }
 
-// broadcast wakes everybody who waits; c.mu is held.
-func (c *cache) broadcast() {
-	c.ringBells(slices.Collect(maps.Keys(c.bells)))
-	c.unheard = 0
-}
-
-// ringBells wakes those who wait for anything, and those who wait for what is named; c.mu is held.
+// alter makes a change, wakes those who wait for anything, and rings the bells
+// that change returns. They ring when mu is free again, else each of a thousand
+// watchers would wake only to wait for it.
 //
 // Upstream: staging/src/k8s.io/apiserver/pkg/storage/cacher/cacher.go, indexedWatchers.
-func (c *cache) ringBells(names []string) {
-	close(c.wake)
+func (c *cache) alter(change func() (bells []string)) {
+	c.mu.Lock()
+	names := change()
+	ring := []chan struct{}{c.wake}
 	c.wake = make(chan struct{})
 	for _, name := range names {
 		if bell := c.bells[name]; bell != nil {
-			close(bell)
+			ring = append(ring, bell)
 			delete(c.bells, name)
 		}
 	}
+	c.mu.Unlock()
+	for _, bell := range ring {
+		close(bell)
+	}
+}
+
+// allBells leaves nobody asleep; c.mu is held.
+func (c *cache) allBells() []string {
+	c.unheard = 0
+	return slices.Collect(maps.Keys(c.bells))
 }
 
 // bell is what rings for a name, "" for everything; c.mu is held for reading.
@@ -246,19 +254,18 @@ func (c *cache) apply(b store.Batch) {
 			about = append(about, ev.Key, "="+ev.part, "="+ev.was)
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if cut := len(c.ring) - ringSize; cut > ringSize/4 {
-		c.oldest = c.ring[cut-1].Revision
-		c.ring = slices.Clone(c.ring[cut:])
-		c.base += int64(cut)
-	}
-	c.rev = max(c.rev, b.Revision)
-	if c.unheard += len(b.Events); c.unheard > ringSize/4 {
-		c.broadcast()
-	} else {
-		c.ringBells(about)
-	}
+	c.alter(func() (bells []string) {
+		if cut := len(c.ring) - ringSize; cut > ringSize/4 {
+			c.oldest = c.ring[cut-1].Revision
+			c.ring = slices.Clone(c.ring[cut:])
+			c.base += int64(cut)
+		}
+		c.rev = max(c.rev, b.Revision)
+		if c.unheard += len(b.Events); c.unheard > ringSize/4 {
+			return c.allBells()
+		}
+		return about
+	})
 }
 
 func (c *cache) applyOne(e store.Event) *Event {

@@ -6,7 +6,8 @@
 //	            └─ start, idle, create, get, list, memory, watch
 //
 // Ours runs with etcd inside; upstream's with the etcd of the same version beside
-// it, whose memory and processor time count. Both sync every write to disk. Clients
+// it, whose memory and processor time count. Both sync every write to disk, but for
+// the watches. Clients
 // are plain HTTP with bodies made beforehand, and watchers read bare frames, so that
 // they cost as little as can be: on a small machine they compete with the server.
 // Processor time is measured too, where that competition decides: it does not

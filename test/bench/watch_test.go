@@ -62,9 +62,9 @@ func (l *load) fanOut(server *peers.Part, watchers, n int) (f fan) {
 	f.server, f.client = -processor(l.t, server), -ownProcessor(l.t)
 	tick := time.NewTicker(fanOutEvery)
 	defer tick.Stop()
-	for i := range n {
+	for range n {
 		<-tick.C
-		body := fmt.Sprintf(`{"metadata":{"name":"tick-%d-%d"},"data":{"at":"%d;"}}`, watchers, i, time.Now().UnixNano())
+		body := fmt.Sprintf(`{"metadata":{"generateName":"tick-"},"data":{"at":"%d;"}}`, time.Now().UnixNano())
 		l.do(h, http.MethodPost, l.url+"/configmaps", asJSON, []byte(body))
 	}
 	done.Wait()

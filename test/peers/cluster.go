@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -45,7 +46,23 @@ type Cluster struct {
 // New makes certificates, and nothing runs yet.
 func New(t testing.TB) *Cluster {
 	t.Helper()
-	c := &Cluster{Dir: t.TempDir(), t: t, apiPort: freePort(t)}
+	return newIn(t, t.TempDir())
+}
+
+// NewInMemory is New with everything in memory: what is measured then is the
+// parts, and not the disk that etcd syncs its log to.
+func NewInMemory(t testing.TB) *Cluster {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "peers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // after those that stop the parts
+	return newIn(t, dir)
+}
+
+func newIn(t testing.TB, dir string) *Cluster {
+	c := &Cluster{Dir: dir, t: t, apiPort: freePort(t)}
 	c.pki = newPKI(t, filepath.Join(c.Dir, "pki"))
 	return c
 }
