@@ -225,7 +225,6 @@ var _ rest.Connecter = (&Streams{}).log
 // log answers with the log of a container.
 //
 // Upstream: pkg/registry/core/pod/rest/log.go, LogREST.Get.
-// Left out: logs over WebSocket, for browsers.
 func (s *Streams) log(w http.ResponseWriter, r *http.Request, _ *kinds.Kind, a *auth.Attributes, _ string) {
 	if err := s.serveLog(w, r, a); err != nil {
 		rest.WriteError(w, r, err)

@@ -10,6 +10,7 @@ import (
 
 	"orrery/apiserver/auth"
 
+	"github.com/gorilla/websocket"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -40,7 +41,8 @@ func (s *Streams) serveLog(w http.ResponseWriter, r *http.Request, a *auth.Attri
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	if pod.Spec.NodeName == "" {
-		return nil // not on a node yet: an empty log
+		sendLog(w, r, http.NoBody) // not on a node yet
+		return nil
 	}
 	location, err := s.kubeletURL(r.Context(), pod.Spec.NodeName, "/containerLogs/"+pod.Namespace+"/"+pod.Name+"/"+name)
 	if err != nil {
@@ -62,9 +64,36 @@ func (s *Streams) serveLog(w http.ResponseWriter, r *http.Request, a *auth.Attri
 		w.Header().Del("Content-Type")
 		return kubeletError(resp, a.Name)
 	}
-	w.WriteHeader(http.StatusOK)
-	copyFlushing(w, resp.Body)
+	sendLog(w, r, resp.Body)
 	return nil
+}
+
+// sendLog answers with lines as they come, a browser with messages on a WebSocket.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/writers.go, StreamObject.
+func sendLog(w http.ResponseWriter, r *http.Request, lines io.ReadCloser) {
+	if !websocket.IsWebSocketUpgrade(r) {
+		w.WriteHeader(http.StatusOK)
+		copyFlushing(w, lines)
+		return
+	}
+	c, err := accept(w, r, logProtocols)
+	if err != nil {
+		return // it has been answered
+	}
+	gone := make(chan struct{})
+	go func() { // ends with the connection, which close ends
+		defer close(gone)
+		for err == nil {
+			_, _, err = c.receive()
+		}
+		_ = lines.Close() // so that nothing more is read for nobody
+	}()
+	messages := messageWriter{c}
+	if _, err := messages.Write(nil); err == nil { // tells the client that the log begins
+		_, _ = io.Copy(messages, lines) // an error is that one of the two has gone
+	}
+	c.close(gone)
 }
 
 // kubeletError passes a kubelet's refusal on.

@@ -3,6 +3,7 @@ package stream_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"orrery/apiserver/store/memory"
 	"orrery/apiserver/stream"
 
+	"github.com/gorilla/websocket"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -347,6 +349,44 @@ func TestLogsComeFromTheKubelet(t *testing.T) {
 	}
 	if code, body := f.get("/pods/waiting/log"); code != 200 || body != "" {
 		t.Errorf("a pod without a node: %d %s", code, body)
+	}
+}
+
+// What a browser's WebSocket gets: an empty message at once, then the log, as
+// bytes or in base64 as it asks.
+func TestLogsOverAWebSocket(t *testing.T) {
+	f := start(t)
+	for protocol, want := range map[string]string{
+		"":                     "log of default/web/c tailLines=10",
+		"binary.k8s.io":        "log of default/web/c tailLines=10",
+		"base64.binary.k8s.io": base64.StdEncoding.EncodeToString([]byte("log of default/web/c tailLines=10")),
+	} {
+		dialer := websocket.Dialer{}
+		if protocol != "" {
+			dialer.Subprotocols = []string{protocol}
+		}
+		conn, resp, err := dialer.DialContext(t.Context(), "ws://"+f.url.Host+"/pods/web/log?tailLines=10", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if got := resp.Header.Get("Sec-WebSocket-Protocol"); got != protocol {
+			t.Errorf("asked for %q, got %q", protocol, got)
+		}
+		var messages []string
+		for {
+			_, b, err := conn.ReadMessage()
+			if websocket.IsCloseError(err, websocket.CloseNormalClosure) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			messages = append(messages, string(b))
+		}
+		if len(messages) < 2 || messages[0] != "" || strings.Join(messages, "") != want {
+			t.Errorf("%q: messages %q, want an empty one and %q", protocol, messages, want)
+		}
 	}
 }
 

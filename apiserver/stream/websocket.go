@@ -38,6 +38,9 @@ var execProtocols = []string{"v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base6
 // spdyProtocols are what kubelets are offered; from v4 on, exit codes come as a Status.
 var spdyProtocols = []string{"v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"}
 
+// logProtocols are the subprotocols of logs, which have no channels; without one the log comes as bytes, too.
+var logProtocols = []string{"binary.k8s.io", "base64.binary.k8s.io"}
+
 // client is a WebSocket connection on which several streams are multiplexed. gorilla
 // allows one writer at a time, so writes take the lock.
 type client struct {
@@ -103,6 +106,20 @@ func (c *client) receive() (channel byte, data []byte, err error) {
 	}
 	data, err = base64.StdEncoding.DecodeString(string(message[1:]))
 	return message[0] - '0', data, err
+}
+
+// messageWriter writes messages without a channel.
+type messageWriter struct{ client *client }
+
+// Write implements io.Writer.
+func (w messageWriter) Write(p []byte) (int, error) {
+	kind, message := websocket.BinaryMessage, p
+	if w.client.text {
+		kind, message = websocket.TextMessage, []byte(base64.StdEncoding.EncodeToString(p))
+	}
+	w.client.mu.Lock()
+	defer w.client.mu.Unlock()
+	return len(p), w.client.conn.WriteMessage(kind, message)
 }
 
 // channelWriter writes to one channel.
