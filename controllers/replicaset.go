@@ -37,7 +37,7 @@ type replicas struct {
 
 // replicaSource hides whether the sets are ReplicaSets or ReplicationControllers.
 type replicaSource struct {
-	cache
+	shown    cache // where what is written of them will be seen
 	get      func(key string) (*appsv1.ReplicaSet, client.Object, bool)
 	siblings func(rs *appsv1.ReplicaSet) []*appsv1.ReplicaSet
 	fresh    func(ctx context.Context, rs *appsv1.ReplicaSet) (client.Object, error)
@@ -65,7 +65,7 @@ func startReplicaSet(e *env) (func(context.Context) error, error) {
 	sets, api := watching[*appsv1.ReplicaSet](e), client.For[*appsv1.ReplicaSet](e.client)
 	sets.AddIndex(byController, controllerIndex[*appsv1.ReplicaSet])
 	c.sets = replicaSource{
-		cache: sets,
+		shown: sets,
 		get: func(key string) (*appsv1.ReplicaSet, client.Object, bool) {
 			rs, ok := sets.GetKey(key)
 			return rs, rs, ok
@@ -141,7 +141,7 @@ func (c *replicas) writeStatus(ctx context.Context, key string, rs *appsv1.Repli
 		}
 	}
 	if err == nil {
-		c.own.wrote(key, c.sets, written)
+		c.own.wrote(key, c.sets.shown, written)
 	}
 	return err
 }

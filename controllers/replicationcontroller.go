@@ -21,7 +21,7 @@ func startReplicationController(e *env) (func(context.Context) error, error) {
 	c := newReplicas(e, corev1.SchemeGroupVersion.WithKind("ReplicationController"), "replication-controller")
 	rcs, api := watching[*corev1.ReplicationController](e), client.For[*corev1.ReplicationController](e.client)
 	c.sets = replicaSource{
-		cache: rcs,
+		shown: rcs,
 		get: func(key string) (*appsv1.ReplicaSet, client.Object, bool) {
 			rc, ok := rcs.GetKey(key)
 			if !ok {
