@@ -10,10 +10,10 @@ import (
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
-// Stats is what the pods use, by the runtime's account; the node's figures are their sum.
+// Stats is what the pods use, by the runtime's account, and what the whole node does, by its cgroups'.
 //
 // Upstream: pkg/kubelet/stats/cri_stats_provider.go, criStatsProvider.ListPodStats.
-// Left out: network, file systems, the node's own processes.
+// Left out: network, file systems, the pods' sandboxes.
 func (k *Kubelet) Stats(ctx context.Context) (*stats.Summary, error) {
 	running, err := k.cri.ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{
 		State: &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING}}})
@@ -29,7 +29,7 @@ func (k *Kubelet) Stats(ctx context.Context) (*stats.Summary, error) {
 		started[c.Id] = metav1.NewTime(fromNano(c.CreatedAt))
 	}
 	k.meter.keep(started)
-	now := metav1.Now()
+	now := time.Now()
 	out := &stats.Summary{Node: stats.NodeStats{NodeName: k.cfg.NodeName, StartTime: metav1.NewTime(k.cfg.Machine.Booted)}}
 	byUID := map[string]*stats.PodStats{}
 	for _, pod := range k.Pods() {
@@ -38,7 +38,7 @@ func (k *Kubelet) Stats(ctx context.Context) (*stats.Summary, error) {
 	for i := range out.Pods {
 		byUID[out.Pods[i].PodRef.UID] = &out.Pods[i]
 	}
-	var node usage
+	node := usage{at: now}
 	pods := map[*stats.PodStats]*usage{}
 	for _, s := range resp.Stats {
 		a := s.GetAttributes()
@@ -47,25 +47,32 @@ func (k *Kubelet) Stats(ctx context.Context) (*stats.Summary, error) {
 		if pod == nil || !runs { // some runtimes tell of containers that have ended, too
 			continue
 		}
-		u := usage{k.meter.cores(a.GetId(), s.GetCpu()), s.GetCpu().GetUsageCoreNanoSeconds().GetValue(), s.GetMemory().GetWorkingSetBytes().GetValue()}
 		c := stats.ContainerStats{Name: a.GetMetadata().GetName(), StartTime: at}
-		c.CPU, c.Memory = u.stats(now)
-		pod.Containers = append(pod.Containers, c)
-		if pods[pod] == nil {
-			pods[pod] = &usage{}
+		if s.Cpu != nil && s.Memory != nil { // gone between the two questions, otherwise
+			u := usage{fromNano(s.Cpu.Timestamp), k.meter.cores(a.GetId(), s.Cpu), s.Cpu.GetUsageCoreNanoSeconds().GetValue(), s.Memory.GetWorkingSetBytes().GetValue()}
+			c.CPU, c.Memory = u.stats()
+			if pods[pod] == nil {
+				pods[pod] = &usage{at: now}
+			}
+			pods[pod].add(u)
+			node.add(u)
 		}
-		pods[pod].add(u)
-		node.add(u)
+		pod.Containers = append(pod.Containers, c)
 	}
 	for pod, u := range pods {
-		pod.CPU, pod.Memory = u.stats(now)
+		pod.CPU, pod.Memory = u.stats()
 	}
-	out.Node.CPU, out.Node.Memory = node.stats(now)
+	if total, memory, ok := k.cgroups.usage(); ok {
+		cpu := &cri.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: &cri.UInt64Value{Value: total}}
+		node = usage{now, k.meter.cores(wholeNode, cpu), total, memory}
+	}
+	out.Node.CPU, out.Node.Memory = node.stats()
 	return out, nil
 }
 
 // usage is billionths of a CPU now (nil: not known yet), nanoseconds of CPU ever, and bytes of memory in use.
 type usage struct {
+	at            time.Time
 	cores         *uint64
 	total, memory uint64
 }
@@ -81,9 +88,10 @@ func (u *usage) add(v usage) {
 	}
 }
 
-func (u usage) stats(now metav1.Time) (*stats.CPUStats, *stats.MemoryStats) {
-	return &stats.CPUStats{Time: now, UsageNanoCores: u.cores, UsageCoreNanoSeconds: &u.total},
-		&stats.MemoryStats{Time: now, UsageBytes: &u.memory, WorkingSetBytes: &u.memory}
+func (u usage) stats() (*stats.CPUStats, *stats.MemoryStats) {
+	at := metav1.NewTime(u.at)
+	return &stats.CPUStats{Time: at, UsageNanoCores: u.cores, UsageCoreNanoSeconds: &u.total},
+		&stats.MemoryStats{Time: at, UsageBytes: &u.memory, WorkingSetBytes: &u.memory}
 }
 
 // meter tells how much CPU is used at present, from two readings of the CPU time: a runtime need not know.
@@ -100,6 +108,9 @@ type reading struct {
 	total uint64  // CPU time ever, in nanoseconds
 	cores *uint64 // used on average since the reading before, in billionths of a CPU
 }
+
+// wholeNode is the meter's name for the node itself, which no container has.
+const wholeNode = "/"
 
 // meterPeriod is the least time between two readings that are compared.
 const meterPeriod = int64(time.Second)
@@ -131,12 +142,12 @@ func (m *meter) cores(id string, cpu *cri.CpuUsage) *uint64 {
 	return now.cores
 }
 
-// keep forgets all but these containers.
+// keep forgets all containers but these.
 func (m *meter) keep(running map[string]metav1.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id := range m.byID {
-		if _, ok := running[id]; !ok {
+		if _, ok := running[id]; !ok && id != wholeNode {
 			delete(m.byID, id)
 		}
 	}

@@ -161,6 +161,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/containerLogs/default/web/app?tailLines=x", 400, ""},
 		{"POST", "/exec/default/web/app?command=ls&command=-l&input=1&tty=1", 200, "POST /exec/token?c=ls&c=-l&in=true&tty=true v4.channel.k8s.io"},
 		{"GET", "/metrics", 200, "kubelet_running_pods 1"},
+		{"GET", "/metrics/resource", 200, "resource_scrape_error 0"},
 		{"GET", "/pods", 200, `"kind":"PodList"`},
 		{"GET", "/stats/summary", 200, `"nodeName":"w1"`},
 		{"GET", "/nope", 404, ""},
@@ -242,7 +243,7 @@ func TestOnlyThoseWhoMayAreServed(t *testing.T) {
 func TestAttributes(t *testing.T) {
 	for _, test := range []struct{ method, path, want string }{
 		{"GET", "/pods", "get [pods proxy]"}, {"POST", "/exec/a/b/c", "create [proxy]"}, {"GET", "/stats/summary", "get [stats]"},
-		{"GET", "/metrics/cadvisor", "get [metrics]"}, {"GET", "/containerLogs/a/b/c", "get [proxy]"}, {"GET", "/healthz/ping", "get [healthz proxy]"},
+		{"GET", "/metrics/resource", "get [metrics]"}, {"GET", "/containerLogs/a/b/c", "get [proxy]"}, {"GET", "/healthz/ping", "get [healthz proxy]"},
 	} {
 		verb, subs := attributes(httptest.NewRequest(test.method, test.path, nil))
 		if got := fmt.Sprint(verb, " ", subs); got != test.want {
