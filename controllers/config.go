@@ -54,7 +54,8 @@ type Config struct {
 	TerminatedPodGCThreshold                                          int
 	PodGCPeriod, PodGCQuarantine                                      time.Duration
 
-	HPASyncPeriod, HPADownscaleStabilization time.Duration
+	HPASyncPeriod, HPADownscaleStabilization             time.Duration
+	HPACPUInitializationPeriod, HPAInitialReadinessDelay time.Duration
 
 	// TimeScale speeds up everything that has to do with time: 10 means ten times
 	// as fast. Validate applies it.
@@ -80,6 +81,7 @@ func DefaultConfig() Config {
 		TerminatedPodGCThreshold: timing.TerminatedPodGCThreshold,
 		PodGCPeriod:              timing.PodGCPeriod, PodGCQuarantine: timing.PodGCQuarantine,
 		HPASyncPeriod: timing.HPASyncPeriod, HPADownscaleStabilization: timing.HPADownscaleStabilization,
+		HPACPUInitializationPeriod: timing.HPACPUInitializationPeriod, HPAInitialReadinessDelay: timing.HPAInitialReadinessDelay,
 		TimeScale: 1,
 	}
 }
@@ -125,6 +127,8 @@ func (c *Config) addTimeFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&c.TerminatedPodGCThreshold, "terminated-pod-gc-threshold", c.TerminatedPodGCThreshold, "terminated pods that may exist; 0 turns their collection off")
 	fs.DurationVar(&c.HPASyncPeriod, "horizontal-pod-autoscaler-sync-period", c.HPASyncPeriod, "between looks at the metrics")
 	fs.DurationVar(&c.HPADownscaleStabilization, "horizontal-pod-autoscaler-downscale-stabilization", c.HPADownscaleStabilization, "how long a recommendation to scale down must hold")
+	fs.DurationVar(&c.HPACPUInitializationPeriod, "horizontal-pod-autoscaler-cpu-initialization-period", c.HPACPUInitializationPeriod, "from a pod's start, how long its use of CPU counts only if it is ready and was while that was measured")
+	fs.DurationVar(&c.HPAInitialReadinessDelay, "horizontal-pod-autoscaler-initial-readiness-delay", c.HPAInitialReadinessDelay, "from a pod's start, how long a change to not ready means that it has never been ready")
 	fs.DurationVar(&c.podEvictionTimeout, "pod-eviction-timeout", 0, "removed in v1.27; accepted and ignored")
 	fs.Float64Var(&c.TimeScale, "time-scale", c.TimeScale, "speed everything up by this factor (not upstream: for drills in class)")
 	fs.MarkDeprecated("pod-eviction-timeout", "it was removed in v1.27 and is ignored: since v1.13 pods leave a dead node by taint-based eviction, after the tolerationSeconds of their own tolerations of node.kubernetes.io/unreachable and node.kubernetes.io/not-ready (300 s by default: --default-unreachable-toleration-seconds and --default-not-ready-toleration-seconds of kube-apiserver)")
@@ -158,7 +162,7 @@ func (c *Config) Validate() (err error) {
 	}
 	timing.Scale(c.TimeScale, &c.LeaseDuration, &c.RenewDeadline, &c.RetryPeriod,
 		&c.NodeMonitorPeriod, &c.NodeMonitorGracePeriod, &c.NodeStartupGracePeriod,
-		&c.PodGCPeriod, &c.PodGCQuarantine, &c.HPASyncPeriod, &c.HPADownscaleStabilization)
+		&c.PodGCPeriod, &c.PodGCQuarantine, &c.HPASyncPeriod, &c.HPADownscaleStabilization, &c.HPACPUInitializationPeriod, &c.HPAInitialReadinessDelay)
 	c.NodeEvictionRate *= c.TimeScale
 	c.SecondaryNodeEvictionRate *= c.TimeScale
 	if c.LeaderElect && c.RenewDeadline >= c.LeaseDuration {

@@ -157,13 +157,7 @@ func targetPort(sp corev1.ServicePort, p *corev1.Pod) (int32, bool) {
 		}
 		return sp.TargetPort.IntVal, true
 	}
-	containers := p.Spec.Containers
-	for _, c := range p.Spec.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			containers = append(slices.Clone(containers), c)
-		}
-	}
-	for _, c := range containers {
+	for _, c := range slices.Concat(p.Spec.Containers, filter(p.Spec.InitContainers, isSidecar)) {
 		for _, cp := range c.Ports {
 			if cp.Name == sp.TargetPort.StrVal && cp.Protocol == sp.Protocol {
 				return cp.ContainerPort, true

@@ -63,6 +63,11 @@ func podFinished(p *corev1.Pod) bool {
 func podActive(p *corev1.Pod) bool { return !podFinished(p) && p.DeletionTimestamp == nil }
 
 // filter is the part of a slice that f likes.
+// isSidecar says whether an init container goes on beside the others.
+func isSidecar(c corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
+
 func filter[T any](s []T, f func(T) bool) []T {
 	var out []T
 	for _, v := range s {

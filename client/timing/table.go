@@ -72,6 +72,8 @@ var Table = []Entry{
 	{"JobBackOffMax", JobBackOffMax, "pkg/controller/job, MaxJobPodFailureBackOff", ""},
 	{"HPASyncPeriod", HPASyncPeriod, "--horizontal-pod-autoscaler-sync-period", ""},
 	{"HPADownscaleStabilization", HPADownscaleStabilization, "--horizontal-pod-autoscaler-downscale-stabilization", ""},
+	{"HPACPUInitializationPeriod", HPACPUInitializationPeriod, "--horizontal-pod-autoscaler-cpu-initialization-period", ""},
+	{"HPAInitialReadinessDelay", HPAInitialReadinessDelay, "--horizontal-pod-autoscaler-initial-readiness-delay", ""},
 	{"PodInitialBackOff", PodInitialBackOff, "podInitialBackoffSeconds", ""},
 	{"PodMaxBackOff", PodMaxBackOff, "podMaxBackoffSeconds", ""},
 	{"UnschedulableFlush", UnschedulableFlush, "--pod-max-in-unschedulable-pods-duration", ""},

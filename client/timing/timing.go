@@ -174,6 +174,10 @@ const (
 	HPASyncPeriod = 15 * time.Second
 	// HPADownscaleStabilization is --horizontal-pod-autoscaler-downscale-stabilization.
 	HPADownscaleStabilization = 5 * time.Minute
+	// HPACPUInitializationPeriod is --horizontal-pod-autoscaler-cpu-initialization-period.
+	HPACPUInitializationPeriod = 5 * time.Minute
+	// HPAInitialReadinessDelay is --horizontal-pod-autoscaler-initial-readiness-delay.
+	HPAInitialReadinessDelay = 30 * time.Second
 )
 
 // The scheduler's queue (KubeSchedulerConfiguration).

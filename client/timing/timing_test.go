@@ -27,6 +27,7 @@ var upstream = map[string]string{
 	"QueueBackOffInitial": "5ms", "QueueBackOffMax": "16m40s",
 	"EventTTL": "1h0m0s", "CompactionInterval": "5m0s", "EndpointLeaseTTL": "15s", "RequestTimeout": "1m0s", "BookmarkPeriod": "1m0s",
 	"ProgressDeadline": "10m0s", "JobBackOffInitial": "10s", "JobBackOffMax": "10m0s", "HPASyncPeriod": "15s", "HPADownscaleStabilization": "5m0s",
+	"HPACPUInitializationPeriod": "5m0s", "HPAInitialReadinessDelay": "30s",
 	"PodInitialBackOff": "1s", "PodMaxBackOff": "10s", "UnschedulableFlush": "5m0s", "VolumeBindTimeout": "10m0s", "VolumeBindPoll": "1s", "ProxyMinSyncPeriod": "1s", "ProxySyncPeriod": "30s",
 	"BootstrapTokenTTL": "24h0m0s", "CSRApprovedExpiry": "1h0m0s", "CSRPendingExpiry": "24h0m0s", "ClusterSigningDuration": "8760h0m0s",
 }

@@ -47,6 +47,7 @@ var scripts = []script{
 	{"node deaths in four zones, return, deletion", []string{"a0", "b0", "b1", "b2", "b3", "c0", "c1", "d0", "d1", "d2", "d3"}, zones, "0.5", 500 * time.Millisecond},
 	{"two of three dead, all dead, return", []string{"a0", "a1", "a2"}, disaster, "0.2", 500 * time.Millisecond},
 	{"workloads", []string{"a0", "b0", "c0"}, workloads, "0.5", 2 * time.Second},
+	{"autoscaling", []string{"a0", "b0"}, autoscaling, "0.5", 500 * time.Millisecond},
 }
 
 func TestControllersDoAsUpstreams(t *testing.T) {

@@ -22,8 +22,9 @@ import (
 	"orrery/test/peers"
 )
 
-// The flags that both managers get: a dead node is seen after 8 s.
-var flags = []string{"--node-monitor-period=1s", "--node-monitor-grace-period=8s", "--node-startup-grace-period=8s"}
+// The flags that both managers get: a dead node is seen after 8 s, and autoscalers look each second and wait for six.
+var flags = []string{"--node-monitor-period=1s", "--node-monitor-grace-period=8s", "--node-startup-grace-period=8s",
+	"--horizontal-pod-autoscaler-sync-period=1s", "--horizontal-pod-autoscaler-downscale-stabilization=6s"}
 
 const (
 	leaseEvery = time.Second // how often a kubelet of the stage renews

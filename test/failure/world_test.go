@@ -242,6 +242,7 @@ func (w *world) runPod(ctx context.Context, p *corev1.Pod) (err error) {
 		ip := fmt.Sprintf("10.244.1.%d", w.ips)
 		w.mu.Unlock()
 		p.Status.Phase, p.Status.PodIP, p.Status.PodIPs = corev1.PodRunning, ip, []corev1.PodIP{{IP: ip}}
+		p.Status.StartTime = new(metav1.Now())
 		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()})
 		_, err = pods.UpdateStatus(ctx, p)
 	case p.Status.Phase == corev1.PodRunning:
