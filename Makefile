@@ -3,6 +3,7 @@
 #   make up      build, start three nodes, bootstrap Kubernetes    make down    remove all of it
 #   make test    every test                                        make lint    gofmt, vet, staticcheck
 #   make build   the programs, into bin/                           make tools   the foreign programs, into bin/
+#   make metrics-server  the real one, into bin/, for orrery addons enable metrics-server
 #   make upstream  upstream's components, into bin/upstream/: tests put them in the place of ours
 
 export CGO_ENABLED = 0
@@ -13,7 +14,7 @@ GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVe
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools upstream helm image test test-unit race simulate sim-1000 fuzz e2e swap-nodes reliability compare-controllers compare-scheduler bench-scheduler bench-apiserver lint loc clean help
+.PHONY: up down build tools metrics-server upstream helm image test test-unit race simulate sim-1000 fuzz e2e swap-nodes reliability compare-controllers compare-scheduler bench-scheduler bench-apiserver lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +49,14 @@ bin/.tools: $(wildcard deploy/tools/go.* deploy/tools/*/*.go)
 		GOOS=linux go build $(GOFLAGS_TOOLS) -o ../../$(NODE_BIN)/ $(TOOLS) && go build $(GOFLAGS_TOOLS) -o ../../bin/ $(HOST_TOOLS))
 	@touch bin/.tools
 
+METRICS_SERVER = $(shell sed -n 's|.*sigs.k8s.io/metrics-server \(v[0-9.]*\) .*|\1|p' deploy/metrics-server/go.mod)
+metrics-server: bin/.metrics-server ## build the real metrics-server into bin/, for orrery addons enable metrics-server (minutes, once)
+bin/.metrics-server: $(wildcard deploy/metrics-server/go.*)
+	@mkdir -p $(NODE_BIN)
+	@$(call timed,go build: metrics-server,cd deploy/metrics-server && GOOS=linux nice go build -trimpath -ldflags \
+		"-s -w -X k8s.io/client-go/pkg/version.gitVersion=$(METRICS_SERVER)" -o ../../$(NODE_BIN)/ sigs.k8s.io/metrics-server/cmd/metrics-server)
+	@touch $@
+
 # The version that upstream's release builds carry; kubeadm and the API server refuse to be of none.
 UPSTREAM = v1.36.3
 UPSTREAM_VERSION = $(foreach p,k8s.io/component-base/version k8s.io/client-go/pkg/version,-X $(p).gitVersion=$(UPSTREAM) -X $(p).gitMajor=1 -X $(p).gitMinor=36 -X $(p).gitTreeState=clean)
@@ -73,7 +82,7 @@ image: build tools ## build the node image
 # -json is the only output that tells a skipped test's reason; test/tally prints the rest as usual.
 UNIT = -timeout 20m
 NODES_TESTS = -timeout 25m -count 1 -p 1 ./lab ./test/e2e
-test: build tools helm ## run every test
+test: build tools metrics-server helm ## run every test
 	@ORRERY_E2E=1 go run ./test/tally -- $(UNIT) $$(go list ./... | grep -v -e '/lab$$' -e '/test/e2e$$') -- $(NODES_TESTS)
 
 test-unit: ## run the tests that need no Docker
@@ -97,7 +106,7 @@ SIM_PODS ?= 10000
 sim-1000: ## fill an orrery sim of SIM_NODES nodes with SIM_PODS pods, watch it in peace, print what it took
 	@go test ./lab/sim -count 1 -timeout 60m -v -run TestALargeClusterHolds -nodes $(SIM_NODES) -pods $(SIM_PODS) -steady 2m
 
-e2e: build tools ## run the tests on Docker nodes, beside any cluster that is up
+e2e: build tools metrics-server ## run the tests on Docker nodes, beside any cluster that is up
 	@ORRERY_E2E=1 go run ./test/tally -- $(NODES_TESTS)
 
 swap-nodes: build tools upstream ## upstream's kubelet, kube-proxy, kubeadm and CRI runtime on Docker nodes, each in the place of ours

@@ -3,6 +3,7 @@
 //	deploy/
 //	├── cni.yaml      the network plugin, applied like any vendor's manifest
 //	├── ingress.yaml  the ingress controller, likewise
+//	├── metrics-server.yaml, metrics-server/  the real one, and the Go module that it is built from
 //	├── demo/         the course's application, program and manifest
 //	├── images/       the component images, made without an image builder
 //	├── node/         the node image: Debian, systemd, containerd
@@ -25,6 +26,11 @@ var CNI []byte
 //
 //go:embed ingress.yaml
 var Ingress []byte
+
+// MetricsServer is the manifest of the addon metrics-server.
+//
+//go:embed metrics-server.yaml
+var MetricsServer []byte
 
 // App is the manifest of the demo application.
 //

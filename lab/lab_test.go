@@ -6,10 +6,13 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"orrery/deploy/images"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -97,6 +100,45 @@ func TestDryRunPrintsEveryCommand(t *testing.T) {
 				t.Errorf("printed\n%s\nwant what is in %s (go test ./lab -update writes it):\n%s", out.String(), golden, want)
 			}
 		})
+	}
+}
+
+func TestAddons(t *testing.T) {
+	var out bytes.Buffer
+	c := &Cluster{Name: "lab", Docker: aDocker("lab\trunning\t172.30.7.2\tcontrol-plane\t26443", "net"), Out: &out, NodeBin: t.TempDir()}
+	c.Docker.DryRun = &out
+	if err := c.EnableAddon(t.Context(), "ingress"); err == nil || err.Error() != `"ingress" is not an addon: the one there is is metrics-server` {
+		t.Errorf("err = %v", err)
+	}
+	if err := c.EnableAddon(t.Context(), "metrics-server"); !errors.Is(err, fs.ErrNotExist) || !strings.HasSuffix(err.Error(), ": run `make metrics-server` first") {
+		t.Errorf("without the program: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(c.NodeBin, "metrics-server"), []byte("ELF"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, do := range []func(context.Context, string) error{c.EnableAddon, c.DisableAddon} {
+		if err := do(t.Context(), "metrics-server"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The program, its image and the manifest are of one version.
+	module, err := os.ReadFile("../deploy/metrics-server/go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := images.MetricsServer.References()[1]
+	if _, version, _ := strings.Cut(ref, ":"); !strings.Contains(string(module), "sigs.k8s.io/metrics-server "+version+" ") {
+		t.Errorf("%s is not of the version in go.mod", ref)
+	}
+	text := out.String()
+	for _, want := range []string{"docker exec --interactive lab ctr --namespace k8s.io images import --local - <",
+		"kubectl --kubeconfig /etc/kubernetes/admin.conf apply -f -", "image: " + ref + "\n", "The 'metrics-server' addon is enabled\n",
+		"kubectl --kubeconfig /etc/kubernetes/admin.conf delete -f -", "The 'metrics-server' addon is disabled\n"} {
+		_, rest, found := strings.Cut(text, want)
+		if !found {
+			t.Errorf("no %q, or not in this order, in\n%s", want, out.String())
+		}
+		text = rest
 	}
 }
 

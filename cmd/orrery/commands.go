@@ -31,7 +31,7 @@ func command() *cobra.Command {
 	}
 	root.PersistentFlags().StringVarP(&c.Name, "profile", "p", lab.DefaultProfile, "name of the cluster")
 	root.PersistentFlags().BoolVar(&dryRun, "dry-run", false, "print the docker commands instead of running them")
-	root.AddCommand(startCommand(c), nodeCommand(c), sshCommand(c), imageCommand(c), logsCommand(c), kubectlCommand(c), simCommand(c),
+	root.AddCommand(startCommand(c), nodeCommand(c), sshCommand(c), imageCommand(c), addonsCommand(c), logsCommand(c), kubectlCommand(c), simCommand(c),
 		&cobra.Command{Use: "stop", Short: "Stop all nodes; their disks stay", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.Stop(cmd.Context()) }},
 		&cobra.Command{Use: "delete", Short: "Remove the cluster and everything that belongs to it", Args: cobra.NoArgs,
@@ -161,6 +161,16 @@ func imageCommand(c *lab.Cluster) *cobra.Command {
 			RunE: func(cmd *cobra.Command, args []string) error { return c.LoadImage(cmd.Context(), args[0]) }},
 		withNode(&cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List a node's images", Args: cobra.NoArgs},
 			func(ctx context.Context, node string, _ []string) error { return c.ListImages(ctx, node) }))
+	return parent
+}
+
+func addonsCommand(c *lab.Cluster) *cobra.Command {
+	parent := &cobra.Command{Use: "addons", Short: "Enable or disable an addon; there is one, metrics-server"}
+	parent.AddCommand(
+		&cobra.Command{Use: "enable ADDON", Short: "Put an addon into the cluster", Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error { return c.EnableAddon(cmd.Context(), args[0]) }},
+		&cobra.Command{Use: "disable ADDON", Short: "Take an addon out of the cluster", Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error { return c.DisableAddon(cmd.Context(), args[0]) }})
 	return parent
 }
 

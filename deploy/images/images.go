@@ -40,6 +40,9 @@ var All = []Image{
 	{Name: "kube-apiserver", On: ControlPlane, Programs: []string{"kube-apiserver"}},
 }
 
+// MetricsServer is the image of the addon of that name, which is in no node until the addon is enabled.
+var MetricsServer = Image{Name: "metrics-server", Programs: []string{"metrics-server"}, Tags: []string{"v0.9.0"}}
+
 // References are the full names under which the image is known in a node.
 func (i Image) References() []string {
 	refs := []string{Repository + "/" + i.Name + ":" + Tag}
