@@ -194,14 +194,32 @@ func (e *LeaderElector) result(lease *coordinationv1.Lease, err error) bool {
 	return true
 }
 
-// release clears the holder, so that another candidate may take over at once.
+// release clears the holder, so that another candidate may take over at once. A
+// renewal that the end of ctx has cut off may be written before or meanwhile, so
+// the lease is read first, and again after a conflict.
+//
+// Upstream: staging/src/k8s.io/client-go/tools/leaderelection/leaderelection.go, LeaderElector.release.
 func (e *LeaderElector) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, e.RenewDeadline)
 	defer cancel()
-	lease := e.lease.DeepCopy()
-	lease.Spec.HolderIdentity = new("")
-	lease.Spec.LeaseDurationSeconds = new(int32(1))
-	if _, err := For[*coordinationv1.Lease](e.Client).Update(ctx, lease); err != nil {
-		slog.Warn("failed to release lease", "key", JoinKey(e.Namespace, e.Name), "err", err)
+	leases := For[*coordinationv1.Lease](e.Client)
+	for {
+		lease, err := leases.Get(ctx, e.Namespace, e.Name)
+		if err == nil {
+			if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity != e.Identity {
+				return
+			}
+			now := metav1.NowMicro()
+			lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds = new(""), new(int32(1))
+			lease.Spec.AcquireTime, lease.Spec.RenewTime = &now, &now
+			_, err = leases.Update(ctx, lease)
+		}
+		if apierrors.IsConflict(err) {
+			continue
+		}
+		if err != nil {
+			slog.Warn("failed to release lease", "key", JoinKey(e.Namespace, e.Name), "err", err)
+		}
+		return
 	}
 }

@@ -6,8 +6,10 @@ package failure
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -54,6 +56,11 @@ type fakeNode struct {
 	name string
 	stop context.CancelFunc
 	done chan struct{}
+}
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(cluster.Strict{})) // the controllers write there
+	os.Exit(m.Run())
 }
 
 // inCluster runs f in a bubble with an API server and a controller manager.

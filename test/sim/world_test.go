@@ -24,6 +24,7 @@ import (
 
 	"orrery/client"
 	"orrery/lab/sim"
+	"orrery/test/cluster"
 )
 
 // world is a cluster in a bubble, and eyes on it.
@@ -42,8 +43,8 @@ type world struct {
 }
 
 func TestMain(m *testing.M) {
-	slog.SetDefault(slog.New(slog.DiscardHandler)) // every component writes there
-	debug.SetGCPercent(400)                        // hundreds of short-lived clusters: memory for time
+	slog.SetDefault(slog.New(cluster.Strict{})) // every component writes there
+	debug.SetGCPercent(400)                     // hundreds of short-lived clusters: memory for time
 	os.Exit(m.Run())
 }
 
