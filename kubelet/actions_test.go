@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -120,20 +121,31 @@ func (a actions) String() string {
 }
 
 func TestRetryIn(t *testing.T) {
-	err := fmt.Errorf("it did not work")
-	for _, test := range []struct {
-		name        string
-		err         error
-		least, most time.Duration
-	}{
-		{"fine", nil, time.Minute, 90 * time.Second},
-		{"no network yet", transientError{err}, time.Second, 1500 * time.Millisecond},
-		{"a crash", backOffError{err, 20 * time.Second}, 20 * time.Second, 30 * time.Second},
-		{"a long wait is looked at in between", backOffError{err, 5 * time.Minute}, time.Minute, 90 * time.Second},
-		{"anything else", err, 10 * time.Second, 15 * time.Second},
-	} {
-		if got := retryIn(test.err, time.Minute); got < test.least || got > test.most {
-			t.Errorf("%s: %v, want %v to %v", test.name, got, test.least, test.most)
+	synctest.Test(t, func(t *testing.T) {
+		ws := &workers{k: &Kubelet{}, began: time.Now(), jitter: func(d time.Duration) time.Duration { return d + d/10 }}
+		ws.k.cfg.Settings.SyncFrequency.Duration = time.Minute
+		time.Sleep(300 * time.Millisecond)
+		err, second := fmt.Errorf("it did not work"), func(n time.Duration) time.Time { return time.Now().Add(n * time.Second) }
+		for _, test := range []struct {
+			name string
+			err  error
+			due  time.Duration // in seconds since the start: looked up once a second
+		}{
+			{"fine", nil, 67},
+			{"no network yet", transientError{err}, 2},
+			{"a crash", backOffError{err, second(20)}, 23},
+			{"a long wait is looked at in between", backOffError{err, second(300)}, 67},
+			{"a wait that is over", backOffError{err, second(-1)}, 1},
+			{"anything else", err, 12},
+		} {
+			if got, want := ws.retryIn(test.err), test.due*time.Second-300*time.Millisecond; got != want {
+				t.Errorf("%s: %v, want %v", test.name, got, want)
+			}
+		}
+	})
+	for range 1000 {
+		if d := jitter(time.Minute); d < time.Minute || d > 90*time.Second {
+			t.Fatalf("a minute with jitter is %v", d)
 		}
 	}
 }

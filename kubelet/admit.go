@@ -39,7 +39,7 @@ func (k *Kubelet) admit(w *worker, pod *corev1.Pod) bool {
 	st := k.makeStatus(pod, &podState{uid: pod.UID}, false)
 	st.Phase, st.Reason, st.Message = corev1.PodFailed, why.reason, "Pod was rejected: "+why.message
 	st.ContainerStatuses, st.InitContainerStatuses = nil, nil
-	k.status.set(pod, st, false)
+	k.status.set(pod, st, stopped)
 	return false
 }
 

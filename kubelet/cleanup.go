@@ -59,24 +59,17 @@ func (k *Kubelet) cleanUp(ctx context.Context) {
 // killOrphans stops pods that run and that no worker looks after: they were
 // deleted while no kubelet ran.
 func (k *Kubelet) killOrphans(ctx context.Context) {
-	boxes, err := k.cri.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
-	if err != nil {
-		return
-	}
-	seen := map[types.UID]bool{}
-	for _, b := range boxes.Items {
-		uid := asUID(b.GetMetadata().GetUid())
-		if seen[uid] || uid == "" || k.workers.get(uid) != nil || k.pods.get(uid) != nil {
+	for uid := range k.pleg.all() {
+		if uid == "" || k.workers.get(uid) != nil || k.pods.get(uid) != nil {
 			continue
 		}
-		seen[uid] = true
 		state, err := k.readState(ctx, uid)
-		if err != nil {
-			continue
+		if err != nil || len(state.sandboxes) == 0 {
+			continue // it went since the last relist
 		}
 		k.log.Info("Orphaned pod is being stopped", "key", uid)
 		one := int64(1)
-		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: b.Metadata.Name, Namespace: b.Metadata.Namespace, UID: uid},
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: state.name, Namespace: state.namespace, UID: uid},
 			Spec: corev1.PodSpec{TerminationGracePeriodSeconds: &one}}
 		if err := k.killPod(ctx, pod, state, nil); err != nil {
 			k.log.Info("Orphaned pod not stopped", "key", uid, "err", err)
@@ -92,10 +85,11 @@ func (k *Kubelet) killOrphans(ctx context.Context) {
 // collect removes dead containers and sandboxes: of each container of a pod that
 // is still here the last dead run stays, for kubectl logs --previous.
 func (k *Kubelet) collect(ctx context.Context) {
+	states := k.pleg.all()
 	for _, pod := range k.pods.all() {
-		state, err := k.readState(ctx, pod.UID)
-		if err != nil {
-			return
+		state := states[pod.UID]
+		if state == nil {
+			continue
 		}
 		dead, used := map[string]int{}, map[string]bool{}
 		for _, c := range state.containers {

@@ -44,6 +44,7 @@ type fakeRuntime struct {
 	codes      map[string]int32         // by container name: how it exits
 	stubborn   map[string]bool          // by container name: SIGTERM does not impress it
 	noImage    map[string]bool
+	takes      time.Duration // how long it takes to start a container, or to run a command in it
 	pulls      []time.Time
 	probe      func(id string) int32 // exit code of ExecSync
 }
@@ -96,10 +97,6 @@ func (f *fakeRuntime) Status(context.Context, *cri.StatusRequest, ...grpc.CallOp
 		network.Reason, network.Message = "NetworkPluginNotReady", "Network plugin returns error: cni plugin not initialized"
 	}
 	return &cri.StatusResponse{Status: &cri.RuntimeStatus{Conditions: []*cri.RuntimeCondition{{Type: "RuntimeReady", Status: true}, network}}}, nil
-}
-
-func (f *fakeRuntime) GetContainerEvents(context.Context, *cri.GetEventsRequest, ...grpc.CallOption) (grpc.ServerStreamingClient[cri.ContainerEventResponse], error) {
-	return nil, grpcstatus.Error(codes.Unimplemented, "no events")
 }
 
 func (f *fakeRuntime) RunPodSandbox(_ context.Context, r *cri.RunPodSandboxRequest, _ ...grpc.CallOption) (*cri.RunPodSandboxResponse, error) {
@@ -193,6 +190,7 @@ func (f *fakeRuntime) CreateContainer(_ context.Context, r *cri.CreateContainerR
 }
 
 func (f *fakeRuntime) StartContainer(_ context.Context, r *cri.StartContainerRequest, _ ...grpc.CallOption) (*cri.StartContainerResponse, error) {
+	f.take()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := f.containers[r.ContainerId]
@@ -208,6 +206,14 @@ func (f *fakeRuntime) StartContainer(_ context.Context, r *cri.StartContainerReq
 		})
 	}
 	return &cri.StartContainerResponse{}, nil
+}
+
+// take lets the time pass that a call takes.
+func (f *fakeRuntime) take() {
+	f.mu.Lock()
+	d := f.takes
+	f.mu.Unlock()
+	time.Sleep(d)
 }
 
 // end makes a container exit; mu is held.
@@ -291,6 +297,7 @@ func (f *fakeRuntime) ReopenContainerLog(_ context.Context, r *cri.ReopenContain
 }
 
 func (f *fakeRuntime) ExecSync(_ context.Context, r *cri.ExecSyncRequest, _ ...grpc.CallOption) (*cri.ExecSyncResponse, error) {
+	f.take()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return &cri.ExecSyncResponse{ExitCode: f.probe(r.ContainerId)}, nil
@@ -444,6 +451,7 @@ func (n *node) start() {
 	}
 	k.log = slog.New(slog.DiscardHandler)
 	k.status.log = k.log
+	k.workers.jitter = func(d time.Duration) time.Duration { return d } // every wait is its least
 	ctx, cancel := context.WithCancel(n.ctx)
 	done := make(chan struct{})
 	go func() {

@@ -47,7 +47,7 @@ func (k *Kubelet) pullImage(ctx context.Context, pod *corev1.Pod, c *corev1.Cont
 	if left, _ := k.pulls.remaining(key, failed.at); left > 0 && failed.err != nil {
 		msg := fmt.Sprintf("Back-off pulling image %q", name)
 		k.containerEvent(pod, c.Name, corev1.EventTypeNormal, "BackOff", msg)
-		return nil, imagePullBackOff, backOffError{fmt.Errorf("%s: %s: %w", msg, errImagePull, failed.err), left}
+		return nil, imagePullBackOff, fmt.Errorf("%s: %s: %w", msg, errImagePull, failed.err)
 	}
 	k.containerEvent(pod, c.Name, corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", name))
 	asked := time.Now()

@@ -36,6 +36,7 @@ type Kubelet struct {
 	node     atomic.Pointer[corev1.Node] // ours as the API has it; nil until registered
 
 	pods         *podStore
+	pleg         *pleg
 	workers      *workers
 	status       *statusManager
 	volumes      *volumes.Manager
@@ -81,7 +82,8 @@ func New(cfg Config) (*Kubelet, error) {
 	k.crashes, k.pulls = cfg.newBackOffs()
 	k.cgroups = &cgroups{root: "/sys/fs/cgroup", base: filepath.Join(cfg.Settings.CgroupRoot, "kubepods"), driver: cfg.Settings.CgroupDriver,
 		perQOS: *cfg.Settings.CgroupsPerQOS, off: cfg.NoCgroups || !*cfg.Settings.CgroupsPerQOS, quota: *cfg.Settings.CPUCFSQuota}
-	k.workers = &workers{k: k, byUID: map[types.UID]*worker{}}
+	k.pleg = newPLEG(k)
+	k.workers = &workers{k: k, jitter: jitter, byUID: map[types.UID]*worker{}}
 	k.pods = newPodStore(k.podChanged)
 	k.status = &statusManager{api: cfg.Client, pods: k.pods, log: k.log, queue: client.NewQueue[types.UID](), byUID: map[types.UID]*podRecord{}, online: cfg.Credentials}
 	k.volumes = &volumes.Manager{Root: filepath.Join(cfg.RootDir, "pods"), Objects: k.objects, Allocatable: k.allocatable, NoTmpfs: cfg.NoTmpfs,
@@ -109,7 +111,7 @@ func New(cfg Config) (*Kubelet, error) {
 func (k *Kubelet) Run(ctx context.Context) error {
 	k.log.Info("Kubelet starts", "node", k.cfg.NodeName, "version", k.cfg.Version)
 	var wg sync.WaitGroup
-	k.workers.ctx = ctx
+	k.workers.ctx, k.workers.began = ctx, time.Now()
 	k.probes.Start(ctx)
 	k.nodeEvent(corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 	if err := k.cgroups.ensureRoot(k.allocatable()); err != nil {
@@ -121,7 +123,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		k.nodeEvent(corev1.EventTypeWarning, "CgroupV1", "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. "+
 			"Please migrate to cgroup v2. More information at https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1")
 	}
-	for _, run := range []func(context.Context){k.watchRuntime, k.watchPods, k.watchEvents, k.cleanUp, k.rotateLogs, k.status.run} {
+	for _, run := range []func(context.Context){k.watchRuntime, k.pleg.run, k.cleanUp, k.rotateLogs, k.status.run} {
 		wg.Go(func() { run(ctx) })
 	}
 	if k.cfg.Settings.StaticPodPath != "" {

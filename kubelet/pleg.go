@@ -3,8 +3,10 @@ package kubelet
 import (
 	"context"
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -12,87 +14,284 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"orrery/client"
 	"orrery/client/timing"
 )
 
-// watchPods lists all sandboxes and containers each second and wakes the workers
-// of those pods of which anything has changed: a container that died is noticed
-// so, whatever else is lost. It is called the pod lifecycle event generator.
+// pleg is the pod lifecycle event generator. Each second it lists all sandboxes
+// and containers, reads anew the pods of which anything has changed, and wakes
+// their workers: nothing else tells the kubelet that a container has died. The
+// workers go by what it has read, and after a pass they wait until it has looked
+// again.
 //
-// Upstream: pkg/kubelet/pleg/generic.go, GenericPLEG.
-func (k *Kubelet) watchPods(ctx context.Context) {
-	before := map[types.UID]string{}
+// Upstream: pkg/kubelet/pleg/generic.go, GenericPLEG; pkg/kubelet/container/cache.go, cache.
+type pleg struct {
+	k        *Kubelet
+	requests chan relistRequest
+	seen     map[types.UID]sighting // of each pod, as last read; run's own
+
+	mu      sync.Mutex
+	clock   moment
+	listed  moment // when the latest relist began
+	pods    map[types.UID]observation
+	waiting map[types.UID]bool // for a look that is newer
+}
+
+// moment is a time of the pleg's own clock, on which no two things happen at once.
+type moment uint64
+
+// sighting is the sandboxes and containers of a pod, by id.
+type sighting map[string]plegState
+
+type plegState int
+
+const (
+	plegNonExistent plegState = iota
+	plegRunning
+	plegExited
+	plegUnknown
+)
+
+// observation is what a look that began at a moment has found of a pod.
+type observation struct {
+	state *podState
+	err   error
+	at    moment
+}
+
+type relistRequest struct {
+	uid types.UID
+	at  moment
+}
+
+func newPLEG(k *Kubelet) *pleg {
+	return &pleg{k: k, requests: make(chan relistRequest, 200), seen: map[types.UID]sighting{},
+		pods: map[types.UID]observation{}, waiting: map[types.UID]bool{}}
+}
+
+// run relists each second, and a single pod when that is asked for.
+func (p *pleg) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		if now, err := k.relist(ctx); err == nil {
-			k.runtimeState.relisted()
-			for uid, state := range now {
-				if before[uid] != state {
-					k.workers.changed(uid)
-				}
-			}
-			for uid := range before {
-				if _, ok := now[uid]; !ok {
-					k.workers.changed(uid)
-				}
-			}
-			before = now
-		} else if ctx.Err() == nil {
-			k.log.Debug("Containers cannot be listed", "err", err)
-		}
-		if !client.Sleep(ctx, timing.PLEGRelistPeriod) {
+		select {
+		case <-ctx.Done():
 			return
+		case <-timer.C:
+			if err := p.relist(ctx); err != nil && ctx.Err() == nil {
+				p.k.log.Debug("Containers cannot be listed", "err", err)
+			}
+			timer.Reset(timing.PLEGRelistPeriod)
+		case r := <-p.requests:
+			p.relistPod(ctx, r)
 		}
 	}
 }
 
-// relist is the state of each pod's sandboxes and containers in one string.
-func (k *Kubelet) relist(ctx context.Context) (map[types.UID]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, k.cfg.Settings.RuntimeRequestTimeout.Duration)
+// now is the moment after all that has been.
+func (p *pleg) now() moment {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clock++
+	return p.clock
+}
+
+// relist looks at all pods.
+func (p *pleg) relist(ctx context.Context) error {
+	at := p.now()
+	now, err := p.list(ctx)
+	if err != nil {
+		return err
+	}
+	p.k.runtimeState.relisted()
+	for uid := range p.seen {
+		if now[uid] == nil {
+			now[uid] = sighting{}
+		}
+	}
+	for uid, is := range now {
+		if was := p.seen[uid]; !maps.Equal(was, is) {
+			p.inspect(ctx, uid, is, at)
+		}
+	}
+	p.mu.Lock()
+	p.listed = at
+	waiting := slices.Collect(maps.Keys(p.waiting))
+	clear(p.waiting)
+	p.mu.Unlock()
+	for _, uid := range waiting {
+		p.k.workers.changed(uid)
+	}
+	return nil
+}
+
+// requestRelist asks for a look at a pod of which this kubelet itself has changed something.
+//
+// Upstream: pkg/kubelet/pleg/generic.go, RequestRelist, new in v1.36.
+func (p *pleg) requestRelist(uid types.UID) {
+	select {
+	case p.requests <- relistRequest{uid, p.now()}:
+	default: // the relist will find it
+	}
+}
+
+// relistPod looks at one pod, unless a relist has done so since it was asked for.
+func (p *pleg) relistPod(ctx context.Context, r relistRequest) {
+	if r.at < p.listed {
+		return
+	}
+	at := p.now()
+	state, err := p.read(ctx, r.uid)
+	if err != nil {
+		return // the relist will find it
+	}
+	is := sighting{}
+	for _, b := range state.sandboxes {
+		is[b.Id] = sandboxSeen(b.State)
+	}
+	for _, c := range state.containers {
+		is[c.id] = containerSeen(c.state)
+	}
+	p.keep(r.uid, is, observation{state: state, at: at})
+}
+
+// inspect reads a pod of which a list has shown something new.
+func (p *pleg) inspect(ctx context.Context, uid types.UID, is sighting, at moment) {
+	state := &podState{uid: uid}
+	var err error
+	if len(is) > 0 {
+		state, err = p.read(ctx, uid)
+	}
+	p.keep(uid, is, observation{state, err, at})
+}
+
+// keep notes what a look has found, and wakes the pod's worker if it is news or
+// has been waited for. What could not be read is read again by the next relist.
+func (p *pleg) keep(uid types.UID, is sighting, o observation) {
+	worthy := o.err == nil && is.worthSync(p.seen[uid])
+	p.mu.Lock()
+	p.pods[uid] = o
+	if len(is) == 0 {
+		delete(p.pods, uid)
+	}
+	wake := worthy || p.waiting[uid]
+	delete(p.waiting, uid)
+	p.mu.Unlock()
+	switch {
+	case o.err != nil:
+		p.seen[uid] = sighting{"": plegUnknown} // is like no other
+	case len(is) == 0:
+		delete(p.seen, uid)
+	default:
+		p.seen[uid] = is
+	}
+	if wake {
+		p.k.workers.changed(uid)
+	}
+}
+
+// worthSync says whether anything has begun to run or has ended since an earlier
+// sighting. That what had ended is removed, or that a container was created and
+// not started, is no reason to look at a pod.
+//
+// Upstream: pkg/kubelet/pleg/generic.go, generateEvents; pkg/kubelet/kubelet.go, isSyncPodWorthy.
+func (s sighting) worthSync(before sighting) bool {
+	for id, state := range s {
+		if state != before[id] && state != plegUnknown {
+			return true
+		}
+	}
+	for id, state := range before {
+		if s[id] == plegNonExistent && state != plegExited {
+			return true
+		}
+	}
+	return false
+}
+
+// list is what there is of each pod.
+func (p *pleg) list(ctx context.Context) (map[types.UID]sighting, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.k.cfg.Settings.RuntimeRequestTimeout.Duration)
 	defer cancel()
-	boxes, err := k.cri.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
+	boxes, err := p.k.cri.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
 	if err != nil {
 		return nil, err
 	}
-	list, err := k.cri.ListContainers(ctx, &cri.ListContainersRequest{})
+	list, err := p.k.cri.ListContainers(ctx, &cri.ListContainersRequest{})
 	if err != nil {
 		return nil, err
 	}
-	parts := map[types.UID][]string{}
+	out := map[types.UID]sighting{}
+	note := func(uid, id string, state plegState) {
+		if out[asUID(uid)] == nil {
+			out[asUID(uid)] = sighting{}
+		}
+		out[asUID(uid)][id] = state
+	}
 	for _, b := range boxes.Items {
-		uid := asUID(b.GetMetadata().GetUid())
-		parts[uid] = append(parts[uid], fmt.Sprint(b.Id, b.State))
+		note(b.GetMetadata().GetUid(), b.Id, sandboxSeen(b.State))
 	}
 	for _, c := range list.Containers {
-		uid := asUID(c.Labels[labelPodUID])
-		parts[uid] = append(parts[uid], fmt.Sprint(c.Id, c.State))
-	}
-	out := map[types.UID]string{}
-	for uid, p := range parts {
-		sort.Strings(p)
-		out[uid] = strings.Join(p, " ")
+		note(c.Labels[labelPodUID], c.Id, containerSeen(c.State))
 	}
 	return out, nil
 }
 
-// watchEvents wakes workers as soon as the runtime tells of a change, if it can
-// tell; the relist stays, for what a stream may lose.
+func (p *pleg) read(ctx context.Context, uid types.UID) (*podState, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.k.cfg.Settings.RuntimeRequestTimeout.Duration)
+	defer cancel()
+	return p.k.readState(ctx, uid)
+}
+
+func sandboxSeen(state cri.PodSandboxState) plegState {
+	if state == cri.PodSandboxState_SANDBOX_READY {
+		return plegRunning
+	}
+	return plegExited
+}
+
+func containerSeen(state cri.ContainerState) plegState {
+	switch state {
+	case cri.ContainerState_CONTAINER_RUNNING:
+		return plegRunning
+	case cri.ContainerState_CONTAINER_EXITED:
+		return plegExited
+	}
+	return plegUnknown
+}
+
+// newerThan is a pod as seen by a look that began after a moment. If there has
+// been none, it is the pod as last seen, fresh is false, and the pod's worker is
+// woken by the look that is to come. Nobody may change the state.
 //
-// Upstream: pkg/kubelet/pleg/evented.go, EventedPLEG.
-func (k *Kubelet) watchEvents(ctx context.Context) {
-	for {
-		stream, err := k.cri.GetContainerEvents(ctx, &cri.GetEventsRequest{})
-		for err == nil {
-			var ev *cri.ContainerEventResponse
-			if ev, err = stream.Recv(); err == nil {
-				uid := ev.GetPodSandboxStatus().GetMetadata().GetUid()
-				k.workers.changed(asUID(uid))
-			}
-		}
-		if grpcstatus.Code(err) == codes.Unimplemented || !client.Sleep(ctx, 5*time.Second) {
-			return
+// Upstream: pkg/kubelet/container/cache.go, GetNewerThan, which blocks.
+func (p *pleg) newerThan(uid types.UID, t moment) (state *podState, fresh bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o, ok := p.pods[uid]
+	if !ok {
+		o.state = &podState{uid: uid}
+	}
+	fresh = p.listed > t || o.at > t
+	if !fresh {
+		p.waiting[uid] = true
+	}
+	if o.err != nil {
+		return o.state, fresh, fmt.Errorf("error determining status: %w", o.err)
+	}
+	return o.state, fresh, nil
+}
+
+// all is every pod that the runtime knows, as last seen.
+func (p *pleg) all() map[types.UID]*podState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make(map[types.UID]*podState, len(p.pods))
+	for uid, o := range p.pods {
+		if o.err == nil {
+			out[uid] = o.state
 		}
 	}
+	return out
 }
 
 func isDeadline(err error) bool {

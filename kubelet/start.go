@@ -191,7 +191,7 @@ func (k *Kubelet) crashWait(pod *corev1.Pod, c *corev1.Container, before *contai
 		fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.Name, podName(pod)))
 	err := fmt.Errorf("back-off %s restarting failed container=%s pod=%s", wait, c.Name, podName(pod))
 	k.reasons.set(pod.UID, c.Name, waiting{crashLoopBackOff, err.Error()})
-	return backOffError{err, left}
+	return backOffError{err, before.finished.Add(wait)}
 }
 
 func oldStatus(st corev1.PodStatus, name string) *corev1.ContainerStatus {

@@ -39,11 +39,20 @@ type statusManager struct {
 }
 
 type podRecord struct {
-	pod      *corev1.Pod
-	status   corev1.PodStatus
-	raw      []byte // status as JSON: what has changed is what reads differently
-	finished bool   // no container of it runs or ever will
+	pod    *corev1.Pod
+	status corev1.PodStatus
+	raw    []byte // status as JSON: what has changed is what reads differently
+	ending ending
 }
+
+// ending is how far a pod has come on its way out; it only grows.
+type ending int
+
+const (
+	mayRun    ending = iota // a container runs or may run: the API shows no terminal phase yet
+	stopped                 // none runs or ever will
+	cleanedUp               // nothing of it is left on the node: it may go from the API
+)
 
 // get is the newest status of a pod; a pod that is not known yet has that of the API.
 func (m *statusManager) get(pod *corev1.Pod) corev1.PodStatus {
@@ -60,8 +69,8 @@ func (m *statusManager) get(pod *corev1.Pod) corev1.PodStatus {
 	return pod.Status
 }
 
-// set notes a status and has it written if it is news; finished says that the pod may be deleted.
-func (m *statusManager) set(pod *corev1.Pod, st corev1.PodStatus, finished bool) {
+// set notes a status and has it written if it is news.
+func (m *statusManager) set(pod *corev1.Pod, st corev1.PodStatus, end ending) {
 	if st.StartTime == nil {
 		now := metav1.Now()
 		st.StartTime = &now
@@ -73,8 +82,11 @@ func (m *statusManager) set(pod *corev1.Pod, st corev1.PodStatus, finished bool)
 	}
 	m.mu.Lock()
 	r := m.byUID[pod.UID]
-	news := r == nil || !bytes.Equal(r.raw, raw) || r.finished != finished
-	m.byUID[pod.UID] = &podRecord{pod: pod, status: st, raw: raw, finished: finished || r != nil && r.finished}
+	if r != nil {
+		end = max(end, r.ending)
+	}
+	news := r == nil || !bytes.Equal(r.raw, raw) || r.ending != end
+	m.byUID[pod.UID] = &podRecord{pod: pod, status: st, raw: raw, ending: end}
 	m.mu.Unlock()
 	if news {
 		m.queue.Add(pod.UID)
@@ -92,11 +104,11 @@ func (m *statusManager) differs(pod *corev1.Pod) bool {
 	if r == nil || pod == nil {
 		return false
 	}
-	if r.finished && pod.DeletionTimestamp != nil {
+	if r.ending == cleanedUp && pod.DeletionTimestamp != nil {
 		return true
 	}
 	is, err1 := json.Marshal(pod.Status)
-	want, err2 := json.Marshal(mergeStatus(pod.Status, r.status))
+	want, err2 := json.Marshal(mergeStatus(pod.Status, r.status, r.ending))
 	return err1 == nil && err2 == nil && !bytes.Equal(is, want)
 }
 
@@ -169,10 +181,10 @@ func (m *statusManager) sync(ctx context.Context, uid types.UID) error {
 	} else if now.UID != uid {
 		return nil // another pod under the same name
 	}
-	if now, err = m.patch(ctx, now, mergeStatus(now.Status, r.status)); err != nil {
+	if now, err = m.patch(ctx, now, mergeStatus(now.Status, r.status, r.ending)); err != nil {
 		return err
 	}
-	if now.DeletionTimestamp != nil && r.finished && !isMirror(now) {
+	if now.DeletionTimestamp != nil && r.ending == cleanedUp && !isMirror(now) {
 		zero := int64(0)
 		err := pods.Delete(ctx, now.Namespace, now.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &now.UID}})
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
@@ -216,10 +228,14 @@ func (m *statusManager) patch(ctx context.Context, now *corev1.Pod, st corev1.Po
 }
 
 // mergeStatus is a new status with the conditions that others have put into the
-// old one: they come first.
+// old one: they come first. A phase that is final waits until the containers have
+// been stopped: who sees it may take what they held.
 //
 // Upstream: pkg/kubelet/status/status_manager.go, mergePodStatus.
-func mergeStatus(old, st corev1.PodStatus) corev1.PodStatus {
+func mergeStatus(old, st corev1.PodStatus, end ending) corev1.PodStatus {
+	if end == mayRun && isTerminal(st.Phase) && !isTerminal(old.Phase) {
+		st.Phase, st.Reason, st.Message = old.Phase, old.Reason, old.Message
+	}
 	var merged []corev1.PodCondition
 	for _, c := range old.Conditions {
 		if !owned(c.Type) && !hasCondition(st.Conditions, c.Type) {

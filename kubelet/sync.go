@@ -18,21 +18,18 @@ func (k *Kubelet) podDir(uid types.UID) string {
 }
 
 // syncPod is one pass over a pod that shall run: note its status, then do what
-// is to be done next. It says whether the pod has come to its end by itself.
+// is to be done next. It says whether the pod has come to its
+// end by itself, and whether the runtime has been given something to do and did it.
 //
 // Upstream: pkg/kubelet/kubelet.go, SyncPod; pkg/kubelet/kuberuntime, SyncPod.
-func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *corev1.Pod) (done bool, err error) {
-	state, err := k.readState(ctx, pod.UID)
-	if err != nil {
-		return false, err
-	}
+func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *corev1.Pod, state *podState) (done, did bool, err error) {
 	if ok := k.admit(w, pod); !ok {
-		return true, nil
+		return true, false, nil
 	}
 	st := k.makeStatus(pod, state, false)
-	k.status.set(pod, st, false)
+	k.status.set(pod, st, mayRun)
 	if isTerminal(st.Phase) {
-		return true, nil
+		return true, false, nil
 	}
 	var mirrorErr error
 	if isStatic(pod) { // a pod must run whether or not it can be shown
@@ -43,30 +40,26 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *corev1.Pod) (done
 	}
 	if err := k.runtimeState.networkError(); err != nil && !pod.Spec.HostNetwork {
 		k.eventf(pod, corev1.EventTypeWarning, "NetworkNotReady", "network is not ready: %v", err)
-		return false, transientError{err}
+		return false, false, transientError{err}
 	}
 	for _, dir := range []string{"volumes", "plugins"} {
 		if err := os.MkdirAll(filepath.Join(k.podDir(pod.UID), dir), 0o750); err != nil {
-			return false, err
+			return false, false, err
 		}
 	}
 	if err := k.cgroups.ensurePod(pod); err != nil {
-		return false, fmt.Errorf("pod cgroup: %w", err)
+		return false, false, fmt.Errorf("pod cgroup: %w", err)
 	}
 	volumes, err := k.volumes.Setup(ctx, pod)
 	if err != nil {
 		k.eventf(pod, corev1.EventTypeWarning, "FailedMount", "%v", err)
-		return false, transientError{err}
+		return false, false, transientError{err}
 	}
 	k.probes.Update(pod, st)
-	did, err := k.act(ctx, pod, state, volumes)
-	if did && err == nil {
-		w.poke() // the world has changed by our own hand: note it at once
+	if did, err = k.act(ctx, pod, state, volumes); err != nil {
+		return false, false, err
 	}
-	if err == nil {
-		err = mirrorErr
-	}
-	return false, err
+	return false, did, mirrorErr
 }
 
 // makeStatus is podStatus with all that this kubelet knows.
@@ -122,7 +115,7 @@ func (k *Kubelet) act(ctx context.Context, pod *corev1.Pod, state *podState, vol
 	sandboxID, ips := a.sandboxID, state.ips()
 	if a.createSandbox {
 		if sandboxID, ips, err = k.createSandbox(ctx, pod, a.attempt); err != nil {
-			return did, transientError{err}
+			return did, err
 		}
 		did = true
 	}
@@ -140,7 +133,7 @@ func (k *Kubelet) act(ctx context.Context, pod *corev1.Pod, state *podState, vol
 // firstToRetry is the error whose retry comes first.
 func firstToRetry(errs []error) error {
 	var best error
-	left := time.Duration(1<<63 - 1)
+	var first time.Time
 	for _, err := range errs {
 		var wait backOffError
 		if !errors.As(err, &wait) {
@@ -149,8 +142,8 @@ func firstToRetry(errs []error) error {
 			}
 			continue
 		}
-		if wait.left < left {
-			best, left = err, wait.left
+		if first.IsZero() || wait.until.Before(first) {
+			best, first = err, wait.until
 		}
 	}
 	return best
@@ -159,13 +152,9 @@ func firstToRetry(errs []error) error {
 // syncTerminating stops a pod's containers; when it succeeds, none runs.
 //
 // Upstream: pkg/kubelet/kubelet.go, SyncTerminatingPod.
-func (k *Kubelet) syncTerminating(ctx context.Context, pod *corev1.Pod, grace time.Duration) error {
-	state, err := k.readState(ctx, pod.UID)
-	if err != nil {
-		return err
-	}
+func (k *Kubelet) syncTerminating(ctx context.Context, pod *corev1.Pod, state *podState, grace time.Duration) error {
 	if old := k.status.get(pod); !isTerminal(old.Phase) {
-		k.status.set(pod, k.makeStatus(pod, state, false), false)
+		k.status.set(pod, k.makeStatus(pod, state, false), mayRun)
 	}
 	k.probes.StopRestarting(pod.UID)
 	if state.anyRunning() {
@@ -175,13 +164,14 @@ func (k *Kubelet) syncTerminating(ctx context.Context, pod *corev1.Pod, grace ti
 		return err
 	}
 	k.probes.Remove(pod.UID)
-	if state, err = k.readState(ctx, pod.UID); err != nil {
+	state, err := k.readState(ctx, pod.UID)
+	if err != nil {
 		return err
 	}
 	if state.anyRunning() {
 		return transientError{errors.New("containers still run")}
 	}
-	k.status.set(pod, k.makeStatus(pod, state, true), false)
+	k.status.set(pod, k.makeStatus(pod, state, true), stopped)
 	return nil
 }
 
@@ -195,7 +185,7 @@ func (k *Kubelet) syncTerminated(ctx context.Context, pod *corev1.Pod) error {
 	}
 	k.cgroups.removePod(pod)
 	k.reasons.forget(pod.UID)
-	k.status.set(pod, k.status.get(pod), true)
+	k.status.set(pod, k.status.get(pod), cleanedUp)
 	if k.pods.get(pod.UID) == nil || pod.DeletionTimestamp != nil {
 		k.removeRemains(ctx, pod.UID)
 	}

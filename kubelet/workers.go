@@ -21,12 +21,19 @@ import (
 //	syncing ──deleted, evicted or done──▶ terminating ──containers stopped──▶ terminated ──cleaned up──▶ finished
 //
 // There is no way back: a static pod whose manifest returns has a new worker.
+// Each pass waits until the pleg has looked at the pod since the pass before, so
+// a step from one phase to the next takes up to a second.
 //
 // Upstream: pkg/kubelet/pod_workers.go, podWorkers.
 type workers struct {
-	k   *Kubelet
-	ctx context.Context // Run's; set before the first pod comes
-	wg  sync.WaitGroup
+	k  *Kubelet
+	wg sync.WaitGroup
+	// jitter makes a wait longer by chance, so that pods do not move in step.
+	jitter func(time.Duration) time.Duration
+
+	// Run's, set before the first pod comes.
+	ctx   context.Context
+	began time.Time
 
 	mu    sync.Mutex
 	byUID map[types.UID]*worker
@@ -45,6 +52,7 @@ const (
 type worker struct {
 	uid  types.UID
 	wake chan struct{} // one token: last writer wins
+	last moment        // when the latest pass ended; run's own
 
 	mu        sync.Mutex
 	pod       *corev1.Pod // as last seen; it outlives the pod in the API
@@ -158,7 +166,14 @@ func (w *worker) hurry(pod *corev1.Pod) {
 // run works until the pod is finished or the kubelet ends. When the kubelet ends
 // the containers stay.
 func (w *worker) run(ctx context.Context, k *Kubelet) {
+	var due <-chan time.Time
 	for !w.is(finished) {
+		select {
+		case <-w.wake:
+		case <-due:
+		case <-ctx.Done():
+			return
+		}
 		delay, err := w.pass(ctx, k)
 		if ctx.Err() != nil {
 			return
@@ -166,13 +181,7 @@ func (w *worker) run(ctx context.Context, k *Kubelet) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			k.log.Debug("Pod is not in sync", "pod", podName(w.pod), "err", err)
 		}
-		timer := time.NewTimer(delay)
-		select {
-		case <-w.wake:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
+		due = time.After(delay)
 	}
 	if k.pods.get(w.uid) == nil { // nobody will ask for it any more
 		k.workers.changed(w.uid)
@@ -202,7 +211,16 @@ func (w *worker) pass(ctx context.Context, k *Kubelet) (time.Duration, error) {
 		w.interrupt = nil
 		w.mu.Unlock()
 	}()
-	var err error
+	state, fresh, err := k.pleg.newerThan(w.uid, w.last)
+	if !fresh {
+		if phase == syncing && w.last > 0 && err == nil { // what the probes have found may be told before
+			k.status.set(pod, k.makeStatus(pod, state, false), mayRun)
+		}
+		return k.cfg.Settings.SyncFrequency.Duration, nil
+	}
+	if err != nil {
+		return k.workers.retryIn(err), err
+	}
 	next := phase
 	switch phase {
 	case syncing:
@@ -212,12 +230,15 @@ func (w *worker) pass(ctx context.Context, k *Kubelet) (time.Duration, error) {
 		w.mu.Lock()
 		w.began = true
 		w.mu.Unlock()
-		var done bool
-		if done, err = k.syncPod(ctx, w, pod); done {
+		var done, did bool
+		if done, did, err = k.syncPod(ctx, w, pod, state); done {
 			next = terminating
 		}
+		if did {
+			defer k.pleg.requestRelist(w.uid)
+		}
 	case terminating:
-		if err = k.syncTerminating(ctx, pod, w.grace); err == nil {
+		if err = k.syncTerminating(ctx, pod, state, w.grace); err == nil {
 			next = terminated
 		}
 	case terminated:
@@ -225,13 +246,14 @@ func (w *worker) pass(ctx context.Context, k *Kubelet) (time.Duration, error) {
 			next = finished
 		}
 	}
+	w.last = k.pleg.now()
 	if next != phase {
 		w.mu.Lock()
 		w.phase = next
 		w.mu.Unlock()
 		return 0, nil
 	}
-	return retryIn(err, k.cfg.Settings.SyncFrequency.Duration), err
+	return k.workers.retryIn(err), err
 }
 
 // gracePeriod is how long a pod's containers may take to end, in whole seconds and at least one.
@@ -254,24 +276,28 @@ type transientError struct{ error }
 // backOffError says that a container has to wait.
 type backOffError struct {
 	error
-	left time.Duration
+	until time.Time
 }
 
 // retryIn is when a pod is looked at again after a pass.
 //
 // Upstream: pkg/kubelet/pod_workers.go, completeWork.
-func retryIn(err error, resync time.Duration) time.Duration {
+func (ws *workers) retryIn(err error) time.Duration {
+	resync := ws.k.cfg.Settings.SyncFrequency.Duration
+	d := timing.PodWorkerBackOff
 	var wait backOffError
 	var soon transientError
 	switch {
 	case err == nil:
-		return jitter(resync)
+		d = resync
 	case errors.As(err, &wait):
-		return jitter(min(max(wait.left, time.Millisecond), time.Minute))
+		d = min(time.Until(wait.until), resync)
 	case errors.As(err, &soon):
-		return jitter(timing.SandboxRetry)
+		d = timing.TransientErrorBackOff
 	}
-	return jitter(timing.PodWorkerBackOff)
+	// Who is due is looked up once a second.
+	since := time.Since(ws.began)
+	return (since + ws.jitter(max(d, 0))).Truncate(time.Second) + time.Second - since
 }
 
 // jitter is d to one and a half times d, so that pods do not move in step.

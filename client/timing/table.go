@@ -43,7 +43,7 @@ var Table = []Entry{
 	{"PodSyncFrequency", PodSyncFrequency, "syncFrequency", ""},
 	{"StaticPodCheckFrequency", StaticPodCheckFrequency, "fileCheckFrequency", ""},
 	{"PLEGRelistPeriod", PLEGRelistPeriod, "pkg/kubelet/kubelet.go, genericPlegRelistPeriod", ""},
-	{"SandboxRetry", SandboxRetry, "pkg/kubelet/pod_workers.go, backOffOnTransientErrorPeriod", ""},
+	{"TransientErrorBackOff", TransientErrorBackOff, "pkg/kubelet/pod_workers.go, backOffOnTransientErrorPeriod", "before jitter"},
 	{"PodWorkerBackOff", PodWorkerBackOff, "pkg/kubelet/pod_workers.go, workerBackOffPeriod", "before jitter"},
 	{"ContainerLogMonitorInterval", ContainerLogMonitorInterval, "containerLogMonitorInterval", ""},
 	{"ProbePeriod", ProbePeriod, "periodSeconds", ""},

@@ -97,9 +97,9 @@ const (
 	// PLEGRelistPeriod is how often containers are listed
 	// (pkg/kubelet/kubelet.go, genericPlegRelistPeriod).
 	PLEGRelistPeriod = time.Second
-	// SandboxRetry is the wait after a sandbox or a mount failed
-	// (pkg/kubelet/pod_workers.go, backOffOnTransientErrorPeriod).
-	SandboxRetry = time.Second
+	// TransientErrorBackOff is the wait of a pod while its node has no network
+	// (pkg/kubelet/pod_workers.go, backOffOnTransientErrorPeriod), before jitter.
+	TransientErrorBackOff = time.Second
 	// PodWorkerBackOff is the wait after any other failure of a pod's sync
 	// (pkg/kubelet/pod_workers.go, workerBackOffPeriod), before jitter.
 	PodWorkerBackOff = 10 * time.Second

@@ -20,7 +20,7 @@ var upstream = map[string]string{
 	"NodeEvictionRate": "0.1", "SecondaryNodeEvictionRate": "0.01", "LargeClusterSizeThreshold": "50", "UnhealthyZoneThreshold": "0.55", "TerminatedPodGCThreshold": "12500",
 	"TerminationGracePeriod": "30s", "MinimumGracePeriod": "2s", "CrashLoopInitial": "10s", "CrashLoopMax": "5m0s", "CrashLoopReset": "10m0s",
 	"ImagePullInitial": "10s", "ImagePullMax": "5m0s", "PodSyncFrequency": "1m0s", "StaticPodCheckFrequency": "20s", "PLEGRelistPeriod": "1s",
-	"SandboxRetry": "1s", "PodWorkerBackOff": "10s", "ContainerLogMonitorInterval": "10s", "ProbePeriod": "10s", "ProbeTimeout": "1s",
+	"TransientErrorBackOff": "1s", "PodWorkerBackOff": "10s", "ContainerLogMonitorInterval": "10s", "ProbePeriod": "10s", "ProbeTimeout": "1s",
 	"LeaderLeaseDuration": "15s", "LeaderRenewDeadline": "10s", "LeaderRetryPeriod": "2s",
 	"DialTimeout": "30s", "TLSHandshakeTimeout": "10s", "IdleConnTimeout": "1m30s", "HTTP2PingInterval": "30s", "HTTP2PingTimeout": "15s",
 	"ReflectorBackOffInitial": "800ms", "ReflectorBackOffMax": "30s", "ReflectorBackOffReset": "2m0s", "WatchTimeoutMin": "5m0s",
