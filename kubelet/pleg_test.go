@@ -262,3 +262,24 @@ func TestWhatIsWorthALookAtAPod(t *testing.T) {
 		}
 	}
 }
+
+// A pod of which the runtime suddenly knows nothing is made again.
+func TestPodThatIsRemovedBehindTheKubeletsBack(t *testing.T) {
+	onNode(t, nil, func(n *node) {
+		shown := n.follow()
+		n.create("web", nil)
+		n.settle(5200 * time.Millisecond)
+		n.runtime.mu.Lock()
+		clear(n.runtime.sandboxes)
+		clear(n.runtime.containers)
+		n.runtime.mu.Unlock()
+		n.settle(10 * time.Second)
+		shown.is(t,
+			"  3.1 0/1 Pending - 0",
+			"  3.1 0/1 Pending ContainerCreating 0",
+			"  3.3 1/1 Running running 0",
+			"  9.0 0/1 Running ContainerCreating 1",
+			"  9.2 1/1 Running running 1",
+		)
+	})
+}
