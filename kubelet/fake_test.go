@@ -35,6 +35,7 @@ type fakeRuntime struct {
 	mu         sync.Mutex
 	down       bool
 	noNetwork  bool
+	unreadable bool // containers are listed, and that is all
 	serial     int
 	sandboxes  map[string]*cri.PodSandboxStatus
 	containers map[string]*fakeContainer
@@ -285,6 +286,9 @@ func (f *fakeRuntime) ContainerStatus(_ context.Context, r *cri.ContainerStatusR
 	c := f.containers[r.ContainerId]
 	if c == nil {
 		return nil, grpcstatus.Error(codes.NotFound, "no such container")
+	}
+	if f.unreadable {
+		return nil, grpcstatus.Error(codes.Unavailable, "not now")
 	}
 	return &cri.ContainerStatusResponse{Status: proto.Clone(c.st).(*cri.ContainerStatus)}, nil
 }

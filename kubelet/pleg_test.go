@@ -16,15 +16,15 @@ import (
 )
 
 // sequence is what kubectl get pods -w shows of a pod: a line for each change,
-// with the seconds since the kubelet's start. The kubelet looks at the runtime,
-// and at what is due, at each whole second, and its waits are the shortest.
+// with the seconds since the kubelet's start, if the watch began 3 s after that.
+// The kubelet looks at the runtime, and at what is due, at each whole second, and
+// its waits are the shortest.
 type sequence struct {
 	mu    sync.Mutex
 	lines []string
 }
 
-// follow watches the pods of the node, the first of which is made 3.1 s after
-// the kubelet's start; its containers take 0.2 s to start.
+// follow watches the pods of the node, the first of which is made at 3.1 s; its containers take 0.2 s to start.
 func (n *node) follow() *sequence {
 	n.runtime.mu.Lock()
 	n.runtime.takes = 200 * time.Millisecond
@@ -120,6 +120,30 @@ func (f *fakeRuntime) crashes(code int32) {
 	f.ends["app"], f.codes["app"] = 1500*time.Millisecond, code
 }
 
+// A probe finds at its next tick that the container does not run, which has the pod looked at before the wait is over.
+func TestProbesHurryTheNameOfAWait(t *testing.T) {
+	onNode(t, nil, func(n *node) {
+		n.settle(20 * time.Second) // probes of a kubelet that has just started begin at random
+		n.runtime.crashes(1)
+		shown := n.follow()
+		n.create("web", func(p *corev1.Pod) {
+			p.Spec.Containers[0].LivenessProbe = &corev1.Probe{PeriodSeconds: 5, TimeoutSeconds: 1, SuccessThreshold: 1, FailureThreshold: 3,
+				ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}}}
+		})
+		n.settle(15 * time.Second)
+		shown.is(t,
+			"  3.1 0/1 Pending - 0",
+			"  3.1 0/1 Pending ContainerCreating 0",
+			"  3.3 1/1 Running running 0", // probed since 3.1, each 5 s
+			"  5.0 0/1 Running Error 0",
+			"  5.2 1/1 Running running 1",
+			"  7.0 0/1 Running Error 1",
+			"  8.1 0/1 Running CrashLoopBackOff 1",
+			" 17.2 1/1 Running running 2",
+		)
+	})
+}
+
 // What ends well is Completed, and waits like what fails if it shall run always.
 func TestStatusesOfACompletedContainer(t *testing.T) {
 	onNode(t, nil, func(n *node) {
@@ -213,6 +237,9 @@ func TestDeletedPodGoesAfterTheNextRelist(t *testing.T) {
 			" 13.1 0/1 Succeeded Completed Terminating 0",
 			" 14.0 gone",
 		)
+		if left := n.kubelet.pleg.all(); len(left) != 0 {
+			t.Errorf("still remembered: %v", left)
+		}
 	})
 }
 
@@ -280,6 +307,32 @@ func TestPodThatIsRemovedBehindTheKubeletsBack(t *testing.T) {
 			"  3.3 1/1 Running running 0",
 			"  9.0 0/1 Running ContainerCreating 1",
 			"  9.2 1/1 Running running 1",
+		)
+	})
+}
+
+// A change that was listed and could not be read is read by a later relist.
+func TestChangeThatCannotBeReadIsNotForgotten(t *testing.T) {
+	onNode(t, nil, func(n *node) {
+		shown := n.follow()
+		n.create("web", nil)
+		n.settle(5200 * time.Millisecond)
+		readable := func(yes bool) {
+			n.runtime.mu.Lock()
+			defer n.runtime.mu.Unlock()
+			n.runtime.unreadable = !yes
+		}
+		readable(false)
+		n.runtime.kill("app", 1)
+		n.settle(3 * time.Second)
+		readable(true)
+		n.settle(10 * time.Second)
+		shown.is(t,
+			"  3.1 0/1 Pending - 0",
+			"  3.1 0/1 Pending ContainerCreating 0",
+			"  3.3 1/1 Running running 0",
+			" 12.0 0/1 Running Error 0", // ended at 8.3
+			" 12.2 1/1 Running running 1",
 		)
 	})
 }

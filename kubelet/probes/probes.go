@@ -269,6 +269,7 @@ func (w *worker) ask(ctx context.Context) bool {
 	w.m.mu.Lock()
 	snap, known := w.m.pods[w.key.uid]
 	startup, hasStartup := w.m.results[key{w.key.uid, w.key.container, Startup}]
+	before := w.m.results[w.key]
 	w.m.mu.Unlock()
 	if !known {
 		return true
@@ -284,6 +285,10 @@ func (w *worker) ask(ctx context.Context) bool {
 		return true
 	}
 	if st.State.Running == nil {
+		// That counts as failed, which has the pod looked at once more while its container waits.
+		if w.key.kind != Readiness || before == (result{w.containerID, true}) {
+			w.m.note(w.key, result{w.containerID, false})
+		}
 		return st.State.Terminated == nil || snap.pod.Spec.RestartPolicy != corev1.RestartPolicyNever
 	}
 	if time.Since(st.State.Running.StartedAt.Time) < w.m.seconds(w.probe.InitialDelaySeconds) {

@@ -160,6 +160,29 @@ func TestThreeFailuresCondemn(t *testing.T) {
 	})
 }
 
+// What has been ready, or had to be alive, and ends is told at the next tick, once.
+func TestContainerThatHasEndedCountsAsFailed(t *testing.T) {
+	for _, test := range []struct {
+		container corev1.Container
+		ok        bool
+		want      []time.Duration // when a change is told
+	}{
+		{corev1.Container{LivenessProbe: probe(10, 3, 1, 0)}, true, seconds(0, 20)},
+		{corev1.Container{ReadinessProbe: probe(10, 3, 1, 0)}, true, seconds(0, 20)},
+		{corev1.Container{ReadinessProbe: probe(10, 3, 1, 0)}, false, nil},
+	} {
+		inLab(t, test.container, func(Kind, time.Duration) bool { return test.ok }, func(l *lab) {
+			l.until(14 * time.Second)
+			l.m.Update(l.pod, corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "app", ContainerID: "id1",
+				State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1}}}}})
+			l.until(45 * time.Second)
+			if !slices.Equal(l.changed, test.want) {
+				t.Errorf("told at %v, want %v", l.changed, test.want)
+			}
+		})
+	}
+}
+
 func TestReadinessWantsItsThresholdsBothWays(t *testing.T) {
 	up := map[int]bool{0: true, 1: true, 2: false, 3: false, 4: true, 5: true, 6: true}
 	inLab(t, corev1.Container{ReadinessProbe: probe(1, 2, 2, 0)}, func(_ Kind, at time.Duration) bool { return up[int(at/time.Second)] }, func(l *lab) {

@@ -227,7 +227,7 @@ func nodeFailures(t *testing.T, n nodeUnderTest) {
 	for name, reason := range map[string]string{"never": "ErrImageNeverPull", "unset": "CreateContainerConfigError"} {
 		eventually(t, time.Minute, n.is(reason, wait, "pod", name))
 	}
-	// Between two runs it is in CrashLoopBackOff, which upstream's kubelet writes into the status when it next looks.
+	// Between two runs it is in CrashLoopBackOff, which a kubelet writes into the status when it next looks.
 	eventually(t, time.Minute, func() error {
 		out, err := tryKubectl("describe", "pod", "-n", n.ns, "crash")
 		if err != nil {
