@@ -82,7 +82,9 @@ func (p *pleg) run(ctx context.Context) {
 			}
 			timer.Reset(timing.PLEGRelistPeriod)
 		case r := <-p.requests:
-			p.relistPod(ctx, r)
+			if r.at > p.listed { // else a relist has seen what was done
+				p.look(ctx, r.uid, p.now())
+			}
 		}
 	}
 }
@@ -105,12 +107,12 @@ func (p *pleg) relist(ctx context.Context) error {
 	p.k.runtimeState.relisted()
 	for uid := range p.seen {
 		if now[uid] == nil {
-			now[uid] = sighting{}
+			p.look(ctx, uid, at)
 		}
 	}
 	for uid, is := range now {
-		if was := p.seen[uid]; !maps.Equal(was, is) {
-			p.inspect(ctx, uid, is, at)
+		if !maps.Equal(p.seen[uid], is) {
+			p.look(ctx, uid, at)
 		}
 	}
 	p.mu.Lock()
@@ -134,56 +136,33 @@ func (p *pleg) requestRelist(uid types.UID) {
 	}
 }
 
-// relistPod looks at one pod, unless a relist has done so since it was asked for.
-func (p *pleg) relistPod(ctx context.Context, r relistRequest) {
-	if r.at < p.listed {
-		return
-	}
-	at := p.now()
-	state, err := p.read(ctx, r.uid)
-	if err != nil {
-		return // the relist will find it
-	}
+// look reads a pod, and wakes its worker if that is news or has been waited for.
+func (p *pleg) look(ctx context.Context, uid types.UID, at moment) {
+	ctx, cancel := context.WithTimeout(ctx, p.k.cfg.Settings.RuntimeRequestTimeout.Duration)
+	defer cancel()
+	state, err := p.k.readState(ctx, uid)
 	is := sighting{}
-	for _, b := range state.sandboxes {
-		is[b.Id] = sandboxSeen(b.State)
+	if err == nil {
+		for _, b := range state.sandboxes {
+			is[b.Id] = sandboxSeen(b.State)
+		}
+		for _, c := range state.containers {
+			is[c.id] = containerSeen(c.state)
+		}
+	} else {
+		is["unread"] = plegUnknown // so that the next relist sees a difference
 	}
-	for _, c := range state.containers {
-		is[c.id] = containerSeen(c.state)
-	}
-	p.keep(r.uid, is, observation{state: state, at: at})
-}
-
-// inspect reads a pod of which a list has shown something new.
-func (p *pleg) inspect(ctx context.Context, uid types.UID, is sighting, at moment) {
-	state := &podState{uid: uid}
-	var err error
-	if len(is) > 0 {
-		state, err = p.read(ctx, uid)
-	}
-	p.keep(uid, is, observation{state, err, at})
-}
-
-// keep notes what a look has found, and wakes the pod's worker if it is news or
-// has been waited for. What could not be read is read again by the next relist.
-func (p *pleg) keep(uid types.UID, is sighting, o observation) {
-	worthy := o.err == nil && is.worthSync(p.seen[uid])
+	worthy := err == nil && is.worthSync(p.seen[uid])
+	p.seen[uid] = is
 	p.mu.Lock()
-	p.pods[uid] = o
+	p.pods[uid] = observation{state, err, at}
 	if len(is) == 0 {
+		delete(p.seen, uid)
 		delete(p.pods, uid)
 	}
 	wake := worthy || p.waiting[uid]
 	delete(p.waiting, uid)
 	p.mu.Unlock()
-	switch {
-	case o.err != nil:
-		p.seen[uid] = sighting{"": plegUnknown} // is like no other
-	case len(is) == 0:
-		delete(p.seen, uid)
-	default:
-		p.seen[uid] = is
-	}
 	if wake {
 		p.k.workers.changed(uid)
 	}
@@ -234,12 +213,6 @@ func (p *pleg) list(ctx context.Context) (map[types.UID]sighting, error) {
 		note(c.Labels[labelPodUID], c.Id, containerSeen(c.State))
 	}
 	return out, nil
-}
-
-func (p *pleg) read(ctx context.Context, uid types.UID) (*podState, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.k.cfg.Settings.RuntimeRequestTimeout.Duration)
-	defer cancel()
-	return p.k.readState(ctx, uid)
 }
 
 func sandboxSeen(state cri.PodSandboxState) plegState {
