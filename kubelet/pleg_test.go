@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orrery/client"
 )
@@ -311,7 +312,7 @@ func TestPodThatIsRemovedBehindTheKubeletsBack(t *testing.T) {
 	})
 }
 
-// A change that was listed and could not be read is read by a later relist.
+// A change that was listed and could not be read is read by a later relist; until then nothing is done to the pod.
 func TestChangeThatCannotBeReadIsNotForgotten(t *testing.T) {
 	onNode(t, nil, func(n *node) {
 		shown := n.follow()
@@ -324,7 +325,12 @@ func TestChangeThatCannotBeReadIsNotForgotten(t *testing.T) {
 		}
 		readable(false)
 		n.runtime.kill("app", 1)
-		n.settle(3 * time.Second)
+		n.settle(time.Second)
+		patch := []byte(`{"metadata":{"labels":{"look":"again"}}}`)
+		if _, err := client.For[*corev1.Pod](n.api).Patch(n.ctx, "default", "web", types.MergePatchType, patch); err != nil {
+			t.Fatal(err)
+		}
+		n.settle(2 * time.Second)
 		readable(true)
 		n.settle(10 * time.Second)
 		shown.is(t,
