@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,8 @@ func TestKillThePause(t *testing.T) {
 	need(t)
 	pod := podOn(t, worker2)
 	before := eventuallyGet(t, "{.status.podIP}", "pod", pod)
+	restarts, err := strconv.Atoi(eventuallyGet(t, "{.status.containerStatuses[0].restartCount}", "pod", pod))
+	must(t, err)
 	sandbox := strings.TrimSpace(inNode(t, worker2, "crictl pods -q --name "+pod))
 	inNode(t, worker2, "ctr -n k8s.io task kill --signal SIGKILL "+sandbox)
 	eventually(t, time.Minute, func() error {
@@ -50,7 +53,7 @@ func TestKillThePause(t *testing.T) {
 		if now == "" || now == sandbox {
 			return fmt.Errorf("the sandbox is %q, was %q", now, sandbox)
 		}
-		return is("true", "{.status.containerStatuses[0].ready}", "pod", pod)()
+		return is(fmt.Sprint(restarts+1, " true"), "{.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}", "pod", pod)()
 	})
 	eventually(t, 30*time.Second, func() error {
 		out, err := tryKubectl("describe", "pod", pod)
