@@ -91,7 +91,7 @@ func New(cfg Config) (*Kubelet, error) {
 	version := strings.SplitN(strings.TrimPrefix(cfg.Version, "v")+"..", ".", 3)
 	k.probes = &probes.Manager{
 		Prober: probes.Prober{Exec: k.execProbe, UserAgent: "kube-probe/" + version[0] + "." + version[1]},
-		Ask:    cfg.Probe, Changed: k.workers.changed, TimeScale: cfg.TimeScale,
+		Ask:    cfg.Probe, Changed: k.workers.probed, TimeScale: cfg.TimeScale,
 		Event: func(pod *corev1.Pod, container, message string) {
 			k.containerEvent(pod, container, corev1.EventTypeWarning, "Unhealthy", message)
 		},

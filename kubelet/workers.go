@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -54,6 +55,8 @@ type worker struct {
 	wake chan struct{} // one token: last writer wins
 	last moment        // when the latest pass ended; run's own
 
+	probed atomic.Bool // a probe has come to another result
+
 	mu        sync.Mutex
 	pod       *corev1.Pod // as last seen; it outlives the pod in the API
 	phase     workerPhase
@@ -88,6 +91,14 @@ func (ws *workers) changed(uid types.UID) {
 		w.hurry(pod)
 		w.poke()
 	}
+}
+
+// probed tells a pod's worker that a probe has come to another result.
+func (ws *workers) probed(uid types.UID) {
+	if w := ws.get(uid); w != nil {
+		w.probed.Store(true)
+	}
+	ws.changed(uid)
 }
 
 // get is the worker of a pod, or nil.
@@ -212,8 +223,8 @@ func (w *worker) pass(ctx context.Context, k *Kubelet) (time.Duration, error) {
 		w.mu.Unlock()
 	}()
 	state, fresh, err := k.pleg.newerThan(w.uid, w.last)
-	if !fresh {
-		if phase == syncing && w.last > 0 && err == nil { // what the probes have found may be told before
+	if probed := w.probed.Swap(false); !fresh {
+		if probed && phase == syncing && w.last > 0 && err == nil { // it may be told before
 			k.status.set(pod, k.makeStatus(pod, state, false), mayRun)
 		}
 		return k.cfg.Settings.SyncFrequency.Duration, nil

@@ -107,17 +107,18 @@ func (m *Manager) Update(pod *corev1.Pod, st corev1.PodStatus) {
 			c := &list[i]
 			for kind, probe := range map[Kind]*corev1.Probe{Startup: c.StartupProbe, Liveness: c.LivenessProbe, Readiness: c.ReadinessProbe} {
 				if probe != nil {
-					m.ensure(key{pod.UID, c.Name, kind}, c, probe)
+					m.ensure(key{pod.UID, c.Name, kind}, c, probe, find(st, c.Name))
 				}
 			}
 		}
 	}
 }
 
-// ensure starts a worker or has the one that is there ask at once; mu is held.
-func (m *Manager) ensure(k key, c *corev1.Container, probe *corev1.Probe) {
+// ensure starts a worker, or has the one that is there ask at once whether a
+// container that runs has become ready; mu is held.
+func (m *Manager) ensure(k key, c *corev1.Container, probe *corev1.Probe, st *corev1.ContainerStatus) {
 	if w := m.workers[k]; w != nil {
-		if r, ok := m.results[k]; k.kind == Readiness && (!ok || !r.ok) {
+		if k.kind == Readiness && st != nil && st.State.Running != nil && m.results[k] != (result{st.ContainerID, true}) {
 			select {
 			case w.now <- struct{}{}:
 			default:

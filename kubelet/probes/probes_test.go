@@ -160,6 +160,20 @@ func TestThreeFailuresCondemn(t *testing.T) {
 	})
 }
 
+// A container that runs and is not ready is asked whenever its pod is looked at, and the next run of one that was ready too.
+func TestReadinessIsAskedAtOnceOfANewRun(t *testing.T) {
+	inLab(t, corev1.Container{ReadinessProbe: probe(10, 3, 1, 0)}, yes, func(l *lab) {
+		l.until(13 * time.Second)
+		l.runs("id2")
+		l.until(14 * time.Second)
+		l.runs("id2") // ready since: nothing to ask
+		l.until(25 * time.Second)
+		if want := seconds(0, 10, 13, 20); !slices.Equal(l.asked[Readiness], want) {
+			t.Errorf("asked at %v, want %v", l.asked[Readiness], want)
+		}
+	})
+}
+
 // What has been ready, or had to be alive, and ends is told at the next tick, once.
 func TestContainerThatHasEndedCountsAsFailed(t *testing.T) {
 	for _, test := range []struct {
