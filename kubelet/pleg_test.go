@@ -52,6 +52,15 @@ func (n *node) follow() *sequence {
 	return s
 }
 
+// label changes a pod a little, which wakes its worker.
+func (n *node) label(name string) {
+	n.t.Helper()
+	patch := []byte(`{"metadata":{"labels":{"look":"again"}}}`)
+	if _, err := client.For[*corev1.Pod](n.api).Patch(n.ctx, "default", name, types.MergePatchType, patch); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 // sight is a pod in a line: ready or not, phase, container state, restarts.
 func sight(p *corev1.Pod) string {
 	st := status(p, "app")
@@ -194,6 +203,8 @@ func TestStatusesOfAnImageThatIsNotThere(t *testing.T) {
 		began := time.Now().Add(-3 * time.Second)
 		shown := n.follow()
 		n.create("web", nil)
+		n.settle(400 * time.Millisecond)
+		n.label("web") // which has the pod looked at after the next relist and not before
 		n.settle(170 * time.Second)
 		shown.is(t,
 			"  3.1 0/1 Pending - 0",
@@ -326,10 +337,7 @@ func TestChangeThatCannotBeReadIsNotForgotten(t *testing.T) {
 		readable(false)
 		n.runtime.kill("app", 1)
 		n.settle(time.Second)
-		patch := []byte(`{"metadata":{"labels":{"look":"again"}}}`)
-		if _, err := client.For[*corev1.Pod](n.api).Patch(n.ctx, "default", "web", types.MergePatchType, patch); err != nil {
-			t.Fatal(err)
-		}
+		n.label("web")
 		n.settle(2 * time.Second)
 		readable(true)
 		n.settle(10 * time.Second)
