@@ -10,6 +10,7 @@ import (
 
 	"orrery/apiserver/kinds"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
 )
 
 // managers remembers who set which field: it writes metadata.managedFields on
@@ -63,7 +65,7 @@ func (m *managers) of(k *kinds.Kind, subresource string) (*managedfields.FieldMa
 		return nil, err
 	}
 	c := convertor{m.table}
-	fm, err := make(types, c, c, c, k.GVK(), k.GV(), subresource, m.reset(k, subresource))
+	fm, err := make(folding{types}, c, c, c, k.GVK(), k.GV(), subresource, m.reset(k, subresource))
 	if err == nil {
 		m.byKey[key] = fm
 	}
@@ -138,24 +140,58 @@ func managerName(r *http.Request, manager string) string {
 	return name[:min(len(name), 128)]
 }
 
+// folding has values become objects late. For each manager of an object the field
+// manager has the whole of it made into one, mostly to see that its version is
+// the wanted one already.
+type folding struct{ managedfields.TypeConverter }
+
+// TypedToObject implements managedfields.TypeConverter.
+func (t folding) TypedToObject(value *typed.TypedValue) (runtime.Object, error) {
+	f := &folded{unfold: func() (runtime.Object, error) { return t.TypeConverter.TypedToObject(value) }}
+	v := value.AsValue()
+	if !v.IsMap() {
+		return f.unfold()
+	}
+	for name, to := range map[string]*string{"apiVersion": &f.APIVersion, "kind": &f.Kind} {
+		if s, ok := v.AsMap().Get(name); ok && s.IsString() {
+			*to = s.AsString()
+		}
+	}
+	return f, nil
+}
+
+// folded is an object of which only apiVersion and kind can be seen.
+type folded struct {
+	metav1.TypeMeta
+	unfold func() (runtime.Object, error)
+}
+
+// DeepCopyObject implements runtime.Object; nothing changes what is folded.
+func (f *folded) DeepCopyObject() runtime.Object { return f }
+
 // convertor lets the field manager see one object in each version that is
 // served, with the kind's defaults.
 type convertor struct{ table *kinds.Table }
 
 // ConvertToVersion implements runtime.ObjectConvertor. The result may share memory with in.
 func (c convertor) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	if f, ok := in.(*folded); ok {
+		var err error
+		if in, err = f.unfold(); err != nil {
+			return nil, err
+		}
+	}
 	gvk := in.GetObjectKind().GroupVersionKind()
 	row := c.table.ByKind(gvk)
 	if row == nil {
 		return scheme.Scheme.ConvertToVersion(in, target)
 	}
 	if u, ok := in.(*unstructured.Unstructured); ok && !isUnstructured(row.New()) {
-		typed := row.New()
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, typed); err != nil {
+		in = row.New()
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, in); err != nil {
 			return nil, err
 		}
-		typed.GetObjectKind().SetGroupVersionKind(gvk)
-		in = typed
+		in.GetObjectKind().SetGroupVersionKind(gvk)
 	}
 	if to, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{gvk}); ok && to == gvk {
 		return in, nil
