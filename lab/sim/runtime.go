@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
+	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -138,14 +139,15 @@ func (r *Runtime) Exit(namespace, pod, container string, code int32) (n int) {
 	return n
 }
 
-// Running is the namespace/name of each pod of which a container runs.
-func (r *Runtime) Running() map[string]bool {
+// Running is the namespace/name of each pod of which a container runs, by the
+// pod's UID.
+func (r *Runtime) Running() map[types.UID]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := map[string]bool{}
+	out := map[types.UID]string{}
 	for _, c := range r.containers {
-		if c.st.State == cri.ContainerState_CONTAINER_RUNNING {
-			out[c.box.config.Metadata.Namespace+"/"+c.box.config.Metadata.Name] = true
+		if m := c.box.config.Metadata; c.st.State == cri.ContainerState_CONTAINER_RUNNING {
+			out[types.UID(m.Uid)] = m.Namespace + "/" + m.Name
 		}
 	}
 	return out

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"orrery/lab/sim"
 )
 
 // TestTheCourseOfAFailure is the course's chapter on failures from end to end, as
@@ -13,7 +15,7 @@ import (
 // and started, the other worker is stopped, the application is scaled, and both
 // workers come back.
 func TestTheCourseOfAFailure(t *testing.T) {
-	inCluster(t, 3, 0, func(w *world) {
+	inCluster(t, sim.Config{Nodes: 3}, func(w *world) {
 		t := w.t
 		const first, second = "orrery-m03", "orrery-m02"
 		w.deploy("hello-world", 2, nil)

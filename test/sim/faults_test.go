@@ -29,7 +29,7 @@ const latency = 10 * time.Millisecond
 
 // seen counts what all schedules together have met: of what none has met, nothing
 // was checked.
-var seen struct{ taintEvictions, granted, refused, sideDeletions atomic.Int64 }
+var seen struct{ taintEvictions, outlived, granted, refused, sideDeletions atomic.Int64 }
 
 // TestRandomFaults runs schedules of random faults, one for each seed, and holds
 // the cluster to its promises all the while and after the last fault.
@@ -54,15 +54,15 @@ func TestRandomFaults(t *testing.T) {
 				t.Parallel()
 				whole = seed == seeds // the filter of -run has let the last one through
 				rng := rand.New(rand.NewPCG(seed, 0))
-				inCluster(t, 3+rng.IntN(2), latency, func(w *world) { newChaos(w, rng).run() })
+				inCluster(t, sim.Config{Nodes: 3 + rng.IntN(2), Latency: latency}, func(w *world) { newChaos(w, rng, seed%2 == 0).run() })
 			})
 		}
 	})
 	if !whole || seeds < 20 || t.Failed() {
 		return
 	}
-	for what, n := range map[string]*atomic.Int64{"an eviction by a taint": &seen.taintEvictions, "an eviction that a budget granted": &seen.granted,
-		"an eviction that a budget refused": &seen.refused, "the deletion of a Deployment": &seen.sideDeletions} {
+	for what, n := range map[string]*atomic.Int64{"an eviction by a taint": &seen.taintEvictions, "a member of a StatefulSet that outlives its eviction": &seen.outlived,
+		"an eviction that a budget granted": &seen.granted, "an eviction that a budget refused": &seen.refused, "the deletion of a Deployment": &seen.sideDeletions} {
 		if n.Load() == 0 {
 			t.Errorf("no schedule has led to %s", what)
 		}
@@ -85,10 +85,16 @@ type chaos struct {
 
 	drains map[string]*drain // by node
 
+	siege    bool // every other schedule has one
+	besieged bool // it has begun
+
 	// tainted is when a node got its NoExecute taint, known when the controllers
 	// surely saw it.
 	tainted, known map[string]time.Duration
-	evicted        map[types.UID]bool
+	// missed is when a node got a taint whose end the controllers may not have seen.
+	missed   map[string]time.Duration
+	evicted  map[types.UID]bool
+	outlived map[types.UID]bool // its eviction and its grace
 	// led is when the leading controllers began, slow when something last kept them
 	// from acting at once, blind until when they may not see what is.
 	led, slow, blind time.Duration
@@ -106,9 +112,9 @@ type fault struct {
 	undo  func()
 }
 
-func newChaos(w *world, rng *rand.Rand) *chaos {
-	c := &chaos{world: w, rng: rng, faults: map[string]fault{}, drains: map[string]*drain{}, tainted: map[string]time.Duration{}, known: map[string]time.Duration{}, evicted: map[types.UID]bool{},
-		image: 1, newest: 1, desired: int32(2 + rng.IntN(4)), surge: rng.IntN(3), missing: rng.IntN(2)}
+func newChaos(w *world, rng *rand.Rand, siege bool) *chaos {
+	c := &chaos{world: w, rng: rng, faults: map[string]fault{}, drains: map[string]*drain{}, tainted: map[string]time.Duration{}, known: map[string]time.Duration{}, missed: map[string]time.Duration{}, evicted: map[types.UID]bool{},
+		siege: siege, outlived: map[types.UID]bool{}, image: 1, newest: 1, desired: int32(2 + rng.IntN(4)), surge: rng.IntN(3), missing: rng.IntN(2)}
 	if c.surge == 0 {
 		c.missing = 1
 	}
@@ -126,6 +132,9 @@ func (c *chaos) run() {
 		}
 	}()
 	for end := c.at() + 10*time.Minute; c.at() < end; c.second() {
+		if c.siege && !c.besieged && c.rng.IntN(20) == 0 {
+			c.besiege()
+		}
 		if c.rng.IntN(15) == 0 {
 			c.harm()
 		}
@@ -177,7 +186,7 @@ func (c *chaos) harm() {
 	node := nodes[1+c.rng.IntN(len(nodes)-1)]
 	component := []string{sim.ControllerManager, sim.Scheduler}[c.rng.IntN(2)]
 	lasts := time.Duration(5+c.rng.IntN(40)) * time.Second
-	if c.rng.IntN(4) == 0 {
+	if !c.besieged && c.rng.IntN(4) == 0 {
 		lasts = 6*time.Minute + time.Duration(c.rng.IntN(120))*time.Second
 	}
 	switch c.rng.IntN(12) {
@@ -188,9 +197,16 @@ func (c *chaos) harm() {
 	case 2, 11:
 		c.begin(node.Name, "cut", lasts, node.Link.Cut, node.Heal)
 	case 3:
+		if c.besieged {
+			component = sim.Scheduler
+		}
 		c.begin(component, "stop", lasts%time.Minute, func() { c.do("stop " + component) }, func() { c.do("start " + component) })
 	case 4:
-		c.begin(sim.APIServer, "stop", time.Duration(1+c.rng.IntN(20))*time.Second, func() { c.do("stop " + sim.APIServer) }, func() { c.do("start " + sim.APIServer) })
+		away := time.Duration(1+c.rng.IntN(20)) * time.Second
+		if c.besieged {
+			away = min(away, 3*time.Second) // no leader gives up
+		}
+		c.begin(sim.APIServer, "stop", away, func() { c.do("stop " + sim.APIServer) }, func() { c.do("start " + sim.APIServer) })
 	case 5:
 		link := c.sim.Link(component)
 		delay := time.Duration(c.rng.IntN(1500)) * time.Millisecond
@@ -207,6 +223,25 @@ func (c *chaos) harm() {
 			c.tell("containers of " + p.Name + " exit")
 			c.sim.Node(p.Spec.NodeName).Runtime.Exit(p.Namespace, p.Name, "", 1)
 		}
+	}
+}
+
+// besiege cuts off or freezes a machine that runs a member of db, to the end of
+// the harm: that is longer than an eviction takes. Until then nothing happens that
+// would call the eviction off or leave no machine for a second pod of that name:
+// controllers are not restarted, and no other machine is away for long.
+func (c *chaos) besiege() {
+	members := c.find(func(p *corev1.Pod) bool { return isMember(p) && isReady(p) })
+	if len(members) == 0 {
+		return
+	}
+	c.heal(func(fault) bool { return true })
+	c.besieged = true
+	node := c.sim.Node(members[c.rng.IntN(len(members))].Spec.NodeName)
+	if c.rng.IntN(2) == 0 {
+		c.begin(node.Name, "cut", time.Hour, node.Link.Cut, node.Heal)
+	} else {
+		c.begin(node.Name, "pause", time.Hour, node.Pause, node.Heal)
 	}
 }
 

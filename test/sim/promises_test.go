@@ -80,32 +80,53 @@ func (c *chaos) surgeHolds() {
 	c.sum = sum
 }
 
-// oneOfEachOrdinal: no two machines run the same member of a StatefulSet, not even
-// while one of them is cut off.
+func isMember(p *corev1.Pod) bool { return ownedBy("StatefulSet", "db-")(p) }
+
+// oneOfEachOrdinal: no two pods of one name run, which are two members of a
+// StatefulSet with one ordinal, not even while a machine is cut off. What the
+// machines run counts, not what the API server believes. Nobody here deletes by
+// force, or declares a machine to be gone: users who do so break this promise.
 func (c *chaos) oneOfEachOrdinal() {
 	c.t.Helper()
-	where := map[string]string{}
+	where, runs := map[string]string{}, map[types.UID]bool{}
 	for _, n := range c.sim.Nodes() {
-		for pod := range n.Runtime.Running() {
+		for uid, pod := range n.Runtime.Running() {
+			runs[uid] = true
 			if other := where[pod]; other != "" {
 				c.t.Fatalf("at %v %s runs on %s and on %s", c.at(), pod, other, n.Name)
 			}
 			where[pod] = n.Name
 		}
 	}
+	for _, p := range c.pods.List() {
+		if isMember(p) && byTaint(p) && runs[p.UID] && time.Now().After(p.DeletionTimestamp.Time) && !c.outlived[p.UID] {
+			c.outlived[p.UID] = true
+			seen.outlived.Add(1)
+		}
+	}
 }
 
 // evictionsAreDue: a pod leaves a node 300 s after its NoExecute taint, or after
 // the leading controllers began: never earlier, and not later, unless they did not
-// see the taint at once, or something hinders them when the time has come.
+// see the taint at once, or something hinders them when the time has come. Half
+// blind they may find all nodes dead and take the taints off; when the other half
+// sees again only after the taints are back, nothing was ever called off.
 func (c *chaos) evictionsAreDue() {
 	c.t.Helper()
 	for _, n := range c.nodes.List() {
-		_, was := c.tainted[n.Name]
+		since, was := c.tainted[n.Name]
 		if is := tainted(n, corev1.TaintEffectNoExecute); is && !was {
+			c.tell(n.Name + " is tainted NoExecute")
 			c.tainted[n.Name], c.known[n.Name] = c.at(), max(c.at(), c.blind)
-		} else if !is {
+			if since, ok := c.missed[n.Name]; ok && c.at() <= c.blind+10*time.Second {
+				c.tainted[n.Name] = since
+			}
+		} else if was && !is {
+			c.tell(n.Name + " is tainted NoExecute no more")
 			delete(c.tainted, n.Name)
+			if delete(c.missed, n.Name); c.at() <= c.blind {
+				c.missed[n.Name] = since
+			}
 		} else if c.at() <= c.known[n.Name] {
 			c.known[n.Name] = max(c.known[n.Name], c.blind)
 		}
@@ -160,7 +181,7 @@ func (c *chaos) wants() string {
 
 // well: everything that was asked for is there, and nothing else.
 func (c *chaos) well() bool {
-	if len(c.active()) != int(c.desired) || len(c.find(func(p *corev1.Pod) bool { return ownedBy("StatefulSet", "db-")(p) && isReady(p) })) != 3 || len(c.drains) > 0 {
+	if len(c.active()) != int(c.desired) || len(c.find(func(p *corev1.Pod) bool { return isMember(p) && isReady(p) })) != 3 || len(c.drains) > 0 {
 		return false
 	}
 	for _, n := range c.nodes.List() {
@@ -255,16 +276,16 @@ func (c *chaos) orphans() (out []string) {
 		}
 		owners[rs.UID] = true
 	}
-	known := map[string]bool{}
+	known := map[types.UID]bool{}
 	for _, p := range c.pods.List() {
-		known[p.Namespace+"/"+p.Name] = true
+		known[p.UID] = true
 		if len(p.OwnerReferences) != 1 || !owners[p.OwnerReferences[0].UID] {
 			out = append(out, "Pod "+p.Name)
 		}
 	}
 	for _, n := range c.sim.Nodes() {
-		for pod := range n.Runtime.Running() {
-			if !known[pod] {
+		for uid, pod := range n.Runtime.Running() {
+			if !known[uid] {
 				out = append(out, "containers of "+pod+" on "+n.Name)
 			}
 		}

@@ -28,7 +28,7 @@ func (c *chaos) workloads() {
 		d.Spec.RevisionHistoryLimit = new(int32(2)) // old ReplicaSets go in the midst of it all
 	})
 	labels := map[string]string{"app": "db"}
-	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{AutomountServiceAccountToken: new(bool), Containers: []corev1.Container{{Name: "db", Image: "demo/db:1"}}}}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{sim.AnnotationStopAfter: "5s"}}, Spec: corev1.PodSpec{AutomountServiceAccountToken: new(bool), Containers: []corev1.Container{{Name: "db", Image: "demo/db:1"}}}}
 	_, err := client.For[*appsv1.StatefulSet](c.api).Create(c.ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"},
 		Spec: appsv1.StatefulSetSpec{Replicas: new(int32(3)), ServiceName: "db", Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}})
 	c.must(err)

@@ -49,12 +49,12 @@ func TestMain(m *testing.M) {
 }
 
 // inCluster runs f in a bubble with a cluster that is ready.
-func inCluster(t *testing.T, nodes int, latency time.Duration, f func(w *world)) {
+func inCluster(t *testing.T, cfg sim.Config, f func(w *world)) {
 	t.Helper()
-	dir := t.TempDir()
+	cfg.Dir, cfg.Version, cfg.Plain, cfg.SandboxDelay = t.TempDir(), "v1.36.3+test", true, 200*time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		s, err := sim.New(sim.Config{Nodes: nodes, Dir: dir, Version: "v1.36.3+test", Plain: true, SandboxDelay: 200 * time.Millisecond, Latency: latency})
+		s, err := sim.New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
