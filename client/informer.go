@@ -164,7 +164,9 @@ func (inf *Informer[T]) ByIndex(name, value string) []T {
 // Run keeps the cache until the context ends. It always returns nil: failures
 // are retried with a back-off of 0.8 s to 30 s.
 func (inf *Informer[T]) Run(ctx context.Context) error {
-	backoff := timing.ReflectorBackOffInitial
+	initial, most, reset := timing.ReflectorBackOffInitial, timing.ReflectorBackOffMax, timing.ReflectorBackOffReset
+	timing.Scale(inf.resource.c.cfg.TimeScale, &initial, &most, &reset)
+	backoff := initial
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := inf.listAndWatch(ctx)
@@ -174,11 +176,11 @@ func (inf *Informer[T]) Run(ctx context.Context) error {
 		if err != nil {
 			slog.Warn("list and watch failed", "resource", inf.resource.gvr.Resource, "err", err)
 		}
-		if time.Since(began) > timing.ReflectorBackOffReset {
-			backoff = timing.ReflectorBackOffInitial
+		if time.Since(began) > reset {
+			backoff = initial
 		}
 		Sleep(ctx, backoff+time.Duration(rand.Float64()*float64(backoff)))
-		backoff = min(2*backoff, timing.ReflectorBackOffMax)
+		backoff = min(2*backoff, most)
 	}
 	return nil
 }

@@ -119,9 +119,14 @@ func serve(t *testing.T, h http.Handler) (c *Client, stop func()) {
 
 // follow runs an informer against a scripted server in a bubble.
 func follow(t *testing.T, f func(s *scriptedServer, inf *Informer[*corev1.ConfigMap], heard func() []string)) {
+	followScaled(t, 1, f)
+}
+
+func followScaled(t *testing.T, timeScale float64, f func(s *scriptedServer, inf *Informer[*corev1.ConfigMap], heard func() []string)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scriptedServer{version: "10", items: []string{"a", "b"}, watches: make(chan chan string)}
 		c, stop := serve(t, s)
+		c.cfg.TimeScale = timeScale
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		var mu sync.Mutex
@@ -195,6 +200,31 @@ func TestACutWatchResumesWhereItStopped(t *testing.T) {
 		w <- frame("ADDED", "d", "16")
 		equal(t, "heard", heard(), "+d")
 	})
+}
+
+func TestTimeScaleShortensTheWaitOfAnInformer(t *testing.T) {
+	followScaled(t, 10, func(s *scriptedServer, inf *Informer[*corev1.ConfigMap], heard func() []string) {
+		w := <-s.watches
+		for _, wait := range []time.Duration{80, 160, 320, 640, 1280, 2560, 3000, 3000} {
+			wait *= time.Millisecond
+			began := time.Now()
+			w <- "!" // before anything has come
+			w = <-s.watches
+			if d := time.Since(began); d < wait || d > 2*wait {
+				t.Errorf("came back after %v, not %v to twice that", d, wait)
+			}
+		}
+	})
+}
+
+func TestTimeScaleShortensTheDetectionOfDeadPeers(t *testing.T) {
+	tr, err := Config{Host: "http://server", TimeScale: 10}.transport()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ping, pong := tr.HTTP2.SendPingTimeout, tr.HTTP2.PingTimeout; ping != 3*time.Second || pong != 1500*time.Millisecond {
+		t.Errorf("a ping after %v and %v for its answer, want 3 and 1.5 s", ping, pong)
+	}
 }
 
 func TestAVersionThatIsTooOldMeansANewList(t *testing.T) {

@@ -58,7 +58,7 @@ type Config struct {
 	HPACPUInitializationPeriod, HPAInitialReadinessDelay time.Duration
 
 	// TimeScale speeds up everything that has to do with time: 10 means ten times
-	// as fast. Validate applies it.
+	// as fast. Validate applies it to what is above, each controller to its back-off.
 	TimeScale float64
 
 	serviceCIDR, clusterCIDR string

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"orrery/client"
+	"orrery/client/timing"
 )
 
 var daemonSetKind = appsv1.SchemeGroupVersion.WithKind("DaemonSet")
@@ -46,11 +47,13 @@ const daemonBurst = 250
 
 func startDaemonSet(e *env) (func(context.Context) error, error) {
 	recorder := e.recorder("daemonset-controller")
+	initial, most := timing.DaemonBackOffInitial, timing.DaemonBackOffMax
+	timing.Scale(e.cfg.TimeScale, &initial, &most)
 	c := &daemonSets{
 		sets: watching[*appsv1.DaemonSet](e), pods: watching[*corev1.Pod](e), nodes: watching[*corev1.Node](e),
 		api: client.For[*appsv1.DaemonSet](e.client), podAPI: client.For[*corev1.Pod](e.client), history: newHistory(e, daemonSetKind),
 		writer:   podWriter{pods: client.For[*corev1.Pod](e.client), recorder: recorder},
-		expected: newExpectations(), failures: newBackOff(time.Second, 15*time.Minute), own: newConsistency(),
+		expected: newExpectations(), failures: newBackOff(initial, most), own: newConsistency(),
 	}
 	c.writer.wrote = func(owner, pod metav1.Object) { c.own.wrote(client.Key(owner), c.pods, pod) }
 	c.Controller = client.NewController("daemonset-controller", c.reconcile)

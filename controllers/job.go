@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"orrery/client"
+	"orrery/client/timing"
 )
 
 var jobKind = batchv1.SchemeGroupVersion.WithKind("Job")
@@ -40,6 +41,8 @@ type jobs struct {
 	writer   podWriter
 	expected *expectations
 	own      *consistency
+
+	initial, most time.Duration // the bounds of the wait after failures
 }
 
 func startJob(e *env) (func(context.Context) error, error) {
@@ -48,7 +51,9 @@ func startJob(e *env) (func(context.Context) error, error) {
 		jobs: watching[*batchv1.Job](e), pods: watching[*corev1.Pod](e),
 		api: client.For[*batchv1.Job](e.client), podAPI: client.For[*corev1.Pod](e.client),
 		writer: podWriter{pods: client.For[*corev1.Pod](e.client), recorder: recorder}, expected: newExpectations(), own: newConsistency(),
+		initial: timing.JobBackOffInitial, most: timing.JobBackOffMax,
 	}
+	timing.Scale(e.cfg.TimeScale, &c.initial, &c.most)
 	c.writer.wrote = func(owner, pod metav1.Object) { c.own.wrote(client.Key(owner), c.pods, pod) }
 	c.Controller = client.NewController("job-controller", c.reconcile)
 	c.pods.AddIndex(byController, controllerIndex[*corev1.Pod])
@@ -88,6 +93,7 @@ func (c *jobs) reconcile(ctx context.Context, key string) (client.Result, error)
 		return client.Result{}, err
 	}
 	view := viewJob(job, pods, time.Now())
+	view.initial, view.most = c.initial, c.most
 	var manageErr error
 	if c.expected.satisfied(key) && job.DeletionTimestamp == nil {
 		manageErr = c.manage(ctx, key, job, &view)

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"orrery/client"
-	"orrery/client/timing"
 )
 
 // This file counts a Job's pods and decides what follows. Nothing here touches the
@@ -34,6 +33,7 @@ type jobView struct {
 	ignored                    map[types.UID]bool // failed, but the policy says they do not count
 	failure                    *batchv1.JobCondition
 	after                      time.Duration // until something is due
+	initial, most              time.Duration // the bounds of the wait after failures
 }
 
 type jobPlan struct {
@@ -213,7 +213,7 @@ func (v *jobView) plan() jobPlan {
 	if have >= want {
 		return jobPlan{}
 	}
-	if wait := failureWait(v.pods, v.podFailed, v.now); wait > 0 {
+	if wait := v.failureWait(); wait > 0 {
 		v.remind(wait)
 		return jobPlan{}
 	}
@@ -222,16 +222,16 @@ func (v *jobView) plan() jobPlan {
 
 // failureWait is how long to wait before the next pod: 10 s after one failure in
 // a row, then 20, 40 ... up to 10 min.
-func failureWait(pods []*corev1.Pod, failed func(*corev1.Pod) bool, now time.Time) time.Duration {
+func (v *jobView) failureWait() time.Duration {
 	var lastSuccess, lastFailure time.Time
-	for _, p := range pods {
+	for _, p := range v.pods {
 		if t := finishedAt(p); p.Status.Phase == corev1.PodSucceeded && t.After(lastSuccess) {
 			lastSuccess = t
 		}
 	}
 	n := 0
-	for _, p := range pods {
-		if t := finishedAt(p); failed(p) && t.After(lastSuccess) {
+	for _, p := range v.pods {
+		if t := finishedAt(p); v.podFailed(p) && t.After(lastSuccess) {
 			n++
 			if t.After(lastFailure) {
 				lastFailure = t
@@ -241,13 +241,13 @@ func failureWait(pods []*corev1.Pod, failed func(*corev1.Pod) bool, now time.Tim
 	if n == 0 {
 		return 0
 	}
-	wait := timing.JobBackOffInitial
+	wait := v.initial
 	for range n - 1 {
-		if wait = min(2*wait, timing.JobBackOffMax); wait == timing.JobBackOffMax {
+		if wait = min(2*wait, v.most); wait == v.most {
 			break
 		}
 	}
-	return max(0, lastFailure.Add(wait).Sub(now))
+	return max(0, lastFailure.Add(wait).Sub(v.now))
 }
 
 // finishedAt is when the last container of a pod ended, or what is known instead.

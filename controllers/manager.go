@@ -69,6 +69,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	cfg.Client.TimeScale = cfg.TimeScale
 	c, err := client.New(cfg.Client)
 	if err != nil {
 		return err

@@ -124,6 +124,7 @@ func TestRetryIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ws := &workers{k: &Kubelet{}, began: time.Now(), jitter: func(d time.Duration) time.Duration { return d + d/10 }}
 		ws.k.cfg.Settings.SyncFrequency.Duration = time.Minute
+		ws.k.cfg.TimeScale = 1
 		time.Sleep(300 * time.Millisecond)
 		err, second := fmt.Errorf("it did not work"), func(n time.Duration) time.Time { return time.Now().Add(n * time.Second) }
 		for _, test := range []struct {
@@ -140,6 +141,12 @@ func TestRetryIn(t *testing.T) {
 		} {
 			if got, want := ws.retryIn(test.err), test.due*time.Second-300*time.Millisecond; got != want {
 				t.Errorf("%s: %v, want %v", test.name, got, want)
+			}
+		}
+		ws.k.cfg.TimeScale = 10
+		for err, due := range map[error]time.Duration{transientError{err}: 1, err: 2} {
+			if got, want := ws.retryIn(err), due*time.Second-300*time.Millisecond; got != want {
+				t.Errorf("ten times as fast, %T: %v, want %v", err, got, want)
 			}
 		}
 	})

@@ -16,6 +16,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"orrery/client"
+	"orrery/client/timing"
 	"orrery/kubelet/probes"
 	"orrery/kubelet/volumes"
 )
@@ -76,7 +77,7 @@ func New(cfg Config) (*Kubelet, error) {
 	}
 	k := &Kubelet{
 		cfg: cfg, log: slog.With("component", "kubelet"), cri: cfg.Runtime, images: cfg.Images, api: cfg.Client,
-		objects: newObjects(cfg.Client), reasons: newReasons(), runtimeState: newRuntimeState(),
+		objects: newObjects(cfg.Client), reasons: newReasons(), runtimeState: newRuntimeState(cfg.TimeScale),
 		filesSynced: make(chan struct{}), pulling: make(chan struct{}, 1), pullErrors: map[string]failedPull{},
 	}
 	k.crashes, k.pulls = cfg.newBackOffs()
@@ -208,7 +209,8 @@ func (k *Kubelet) watchRuntime(ctx context.Context) {
 		}
 		st, err := k.cri.Status(ctx, &cri.StatusRequest{})
 		k.runtimeState.update(st.GetStatus(), err)
-		wait := 5 * time.Second
+		wait := timing.RuntimeCheckPeriod
+		timing.Scale(k.cfg.TimeScale, &wait)
 		if k.runtimeState.problems(true) != nil {
 			wait = 500 * time.Millisecond // so that a node that starts is Ready at once
 		}

@@ -248,6 +248,23 @@ func TestTimeScaleSpeedsTheKubeletUp(t *testing.T) {
 	})
 }
 
+// With the time scale 10 a silent runtime makes the node NotReady after 3 s.
+func TestTimeScaleShortensThePatienceWithTheRuntime(t *testing.T) {
+	onNode(t, func(cfg *Config) { cfg.TimeScale = 10 }, func(n *node) {
+		n.runtime.mu.Lock()
+		n.runtime.down = true
+		n.runtime.mu.Unlock()
+		n.settle(2400 * time.Millisecond) // the last answer is up to half a second old
+		if n.ready().Status != corev1.ConditionTrue {
+			t.Error("not ready too early")
+		}
+		n.settle(2100 * time.Millisecond) // and the node's status is written each second
+		if c := n.ready(); c.Status != corev1.ConditionFalse || c.Message != "container runtime is down" {
+			t.Errorf("Ready is %+v", c)
+		}
+	})
+}
+
 // A node may cap the back-off, to less than its first step too.
 func TestMaxContainerRestartPeriodCapsTheBackOff(t *testing.T) {
 	onNode(t, func(cfg *Config) {

@@ -17,6 +17,8 @@ import (
 //
 // Upstream: pkg/kubelet/runtime.go, runtimeState.
 type runtimeState struct {
+	downGrace, relistGrace time.Duration // for how long the runtime, and the relist, may be silent
+
 	mu            sync.Mutex
 	name, version string
 	lastUp        time.Time // of the latest answer that said ready
@@ -25,8 +27,11 @@ type runtimeState struct {
 	lastRelist    time.Time
 }
 
-func newRuntimeState() *runtimeState {
-	return &runtimeState{network: errors.New("container runtime network not ready: network state unknown")}
+func newRuntimeState(timeScale float64) *runtimeState {
+	s := &runtimeState{network: errors.New("container runtime network not ready: network state unknown"),
+		downGrace: timing.RuntimeDownGrace, relistGrace: timing.PLEGHealthy}
+	timing.Scale(timeScale, &s.downGrace, &s.relistGrace)
+	return s
 }
 
 func (s *runtimeState) setVersion(name, version string) {
@@ -100,14 +105,14 @@ func (s *runtimeState) problems(network bool) error {
 	switch {
 	case s.lastUp.IsZero() && s.runtime == nil:
 		errs = append(errs, errors.New("container runtime status check may not have completed yet"))
-	case !s.lastUp.IsZero() && time.Since(s.lastUp) > timing.RuntimeDownGrace:
+	case !s.lastUp.IsZero() && time.Since(s.lastUp) > s.downGrace:
 		errs = append(errs, errors.New("container runtime is down"))
 	}
 	switch since := time.Since(s.lastRelist); {
 	case s.lastRelist.IsZero():
 		errs = append(errs, errors.New("PLEG is not healthy: pleg has yet to be successful"))
-	case since > timing.PLEGHealthy:
-		errs = append(errs, fmt.Errorf("PLEG is not healthy: pleg was last seen active %v ago; threshold is %v", since, timing.PLEGHealthy))
+	case since > s.relistGrace:
+		errs = append(errs, fmt.Errorf("PLEG is not healthy: pleg was last seen active %v ago; threshold is %v", since, s.relistGrace))
 	}
 	if s.runtime != nil {
 		errs = append(errs, s.runtime)

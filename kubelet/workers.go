@@ -295,7 +295,8 @@ type backOffError struct {
 // Upstream: pkg/kubelet/pod_workers.go, completeWork.
 func (ws *workers) retryIn(err error) time.Duration {
 	resync := ws.k.cfg.Settings.SyncFrequency.Duration
-	d := timing.PodWorkerBackOff
+	transient, d := timing.TransientErrorBackOff, timing.PodWorkerBackOff
+	timing.Scale(ws.k.cfg.TimeScale, &transient, &d)
 	var wait backOffError
 	var soon transientError
 	switch {
@@ -304,7 +305,7 @@ func (ws *workers) retryIn(err error) time.Duration {
 	case errors.As(err, &wait):
 		d = min(time.Until(wait.until), resync)
 	case errors.As(err, &soon):
-		d = timing.TransientErrorBackOff
+		d = transient
 	}
 	// Who is due is looked up once a second.
 	since := time.Since(ws.began)

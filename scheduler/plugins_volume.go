@@ -36,6 +36,8 @@ type volumeBinding struct {
 	mu sync.Mutex
 	// taken are the volumes that an assumed pod will have, by name; guarded by mu.
 	taken map[string]types.UID
+	// timeout is how long claims may take to be bound.
+	timeout time.Duration
 }
 
 // waitingClaim is a claim that waits for its pod's node.
@@ -263,7 +265,7 @@ func (p *volumeBinding) PreBind(ctx context.Context, c *Cycle, node string) *Sta
 			return failed(fmt.Errorf("binding volumes: %w", err))
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, timing.VolumeBindTimeout)
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	// The binder answers within milliseconds; a provisioner may take its time.
 	tick := time.NewTicker(timing.VolumeBindPoll)
@@ -317,14 +319,16 @@ func (p *volumeBinding) allBound(waiting []waitingClaim) bool {
 
 // newVolumeBinding watches what it needs; changes of storage have pods tried
 // again that wait for it.
-func newVolumeBinding(inf *client.Informers, changed func()) *volumeBinding {
+func newVolumeBinding(inf *client.Informers, changed func(), timeScale float64) *volumeBinding {
 	p := &volumeBinding{
 		c:       inf.Client(),
 		claims:  client.InformerFor[*corev1.PersistentVolumeClaim](inf),
 		volumes: client.InformerFor[*corev1.PersistentVolume](inf),
 		classes: client.InformerFor[*storagev1.StorageClass](inf),
 		taken:   map[string]types.UID{},
+		timeout: timing.VolumeBindTimeout,
 	}
+	timing.Scale(timeScale, &p.timeout)
 	p.claims.AddHandler(client.HandlerFunc(func(*corev1.PersistentVolumeClaim) { changed() }))
 	p.volumes.AddHandler(client.HandlerFunc(func(*corev1.PersistentVolume) { changed() }))
 	p.classes.AddHandler(client.HandlerFunc(func(*storagev1.StorageClass) { changed() }))

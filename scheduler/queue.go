@@ -45,13 +45,13 @@ type queued struct {
 	written chan struct{}
 }
 
-// backOff is how long the pod waits after its last failure: 1 s doubling to 10 s.
-func (q *queued) backOff() time.Duration {
-	d := timing.PodInitialBackOff
-	for i := 1; i < q.attempts && d < timing.PodMaxBackOff; i++ {
+// backOff is how long a pod waits after its last failure: 1 s doubling to 10 s.
+func (q *Queue) backOff(p *queued) time.Duration {
+	d := q.initial
+	for i := 1; i < p.attempts && d < q.most; i++ {
 		d *= 2
 	}
-	return min(d, timing.PodMaxBackOff)
+	return min(d, q.most)
 }
 
 // Queue holds the pods that want a node, in three parts: active (to be tried
@@ -66,6 +66,9 @@ type Queue struct {
 	gate  func(*corev1.Pod) *Status
 	stays func(*corev1.Pod) bool // whether a pod is there and not terminating
 
+	initial, most time.Duration // the bounds of a pod's back-off
+	leftover      time.Duration // how long a pod may lie unschedulable
+
 	mu            sync.Mutex
 	active        activeHeap
 	activeBy      map[types.UID]*queued
@@ -79,12 +82,15 @@ type Queue struct {
 	wake     chan struct{}
 }
 
-func newQueue(f *Framework, stays func(*corev1.Pod) bool) *Queue {
-	return &Queue{
+func newQueue(f *Framework, stays func(*corev1.Pod) bool, timeScale float64) *Queue {
+	q := &Queue{
 		helps: f.helps, gate: f.preEnqueue, stays: stays, activeBy: map[types.UID]*queued{}, backingOff: map[types.UID]*queued{},
 		unschedulable: map[types.UID]*queued{}, gated: map[types.UID]*queued{}, inFlight: map[types.UID]*queued{},
-		wake: make(chan struct{}, 1),
+		wake:    make(chan struct{}, 1),
+		initial: timing.PodInitialBackOff, most: timing.PodMaxBackOff, leftover: timing.UnschedulableFlush,
 	}
+	timing.Scale(timeScale, &q.initial, &q.most, &q.leftover)
+	return q
 }
 
 // Add puts a new pod in the queue, or the new version of one that is there.
@@ -185,7 +191,7 @@ func (q *Queue) take() *queued {
 //
 // Upstream: the feature SchedulerPopFromBackoffQ, on since v1.33.
 func (q *Queue) earliestBackingOff() (first *queued) {
-	end := func(p *queued) time.Time { return p.failedAt.Add(p.backOff()) }
+	end := func(p *queued) time.Time { return p.failedAt.Add(q.backOff(p)) }
 	for _, p := range q.backingOff {
 		if len(p.turnedAwayBy) > 0 && (first == nil || end(p).Before(end(first))) {
 			first = p
@@ -260,7 +266,7 @@ func (q *Queue) Stays(victim types.UID) {
 
 // ready makes a pod active, once its back-off is over; the caller holds mu.
 func (q *Queue) ready(p *queued) {
-	if left := p.backOff() - time.Since(p.failedAt); left > 0 && !p.failedAt.IsZero() {
+	if left := q.backOff(p) - time.Since(p.failedAt); left > 0 && !p.failedAt.IsZero() {
 		q.backingOff[p.pod.UID] = p
 		q.signal()
 		return
@@ -296,13 +302,13 @@ func (q *Queue) flush() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for uid, p := range q.backingOff {
-		if time.Since(p.failedAt) >= p.backOff() {
+		if time.Since(p.failedAt) >= q.backOff(p) {
 			delete(q.backingOff, uid)
 			q.enqueue(p)
 		}
 	}
 	for uid, p := range q.unschedulable {
-		if time.Since(p.failedAt) >= timing.UnschedulableFlush {
+		if time.Since(p.failedAt) >= q.leftover {
 			delete(q.unschedulable, uid)
 			q.ready(p)
 		}

@@ -279,25 +279,33 @@ func TestAssumedPodsCount(t *testing.T) {
 }
 
 // A pod whose attempt ended in an error waits 1, 2, 4, 8, 10, 10 ... seconds.
+// After errors a pod waits 1, 2, 4, 8, 10, 10 s; turned away by a plugin, five
+// minutes, if nothing happens before. A time scale divides all of them.
 func TestQueueBackOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		q := newScheduler(t).queue
-		q.Add(pod("p", "1"))
-		var waits []time.Duration
-		for range 6 {
-			q.Failed(q.Pop(t.Context()), nil)
-			began := time.Now()
-			for len(q.active) == 0 {
-				time.Sleep(time.Second)
-				q.flush()
+	for _, scale := range []time.Duration{1, 10} {
+		synctest.Test(t, func(t *testing.T) {
+			q := newQueue(newScheduler(t).framework, func(*corev1.Pod) bool { return true }, float64(scale))
+			q.Add(pod("p", "1"))
+			var waits []time.Duration
+			for i := range 7 {
+				var turnedAwayBy map[string]bool
+				if i == 6 {
+					turnedAwayBy = map[string]bool{"NodeResourcesFit": true}
+				}
+				q.Failed(q.Pop(t.Context()), turnedAwayBy)
+				began := time.Now()
+				for len(q.active) == 0 {
+					time.Sleep(time.Second / scale)
+					q.flush()
+				}
+				waits = append(waits, time.Since(began)*scale)
 			}
-			waits = append(waits, time.Since(began))
-		}
-		want := []time.Duration{1e9, 2e9, 4e9, 8e9, 10e9, 10e9}
-		if fmt.Sprint(waits) != fmt.Sprint(want) {
-			t.Errorf("waited %v, want %v", waits, want)
-		}
-	})
+			want := []time.Duration{1e9, 2e9, 4e9, 8e9, 10e9, 10e9, 300e9}
+			if fmt.Sprint(waits) != fmt.Sprint(want) {
+				t.Errorf("waited %d times %v, want %v", scale, waits, want)
+			}
+		})
+	}
 }
 
 // A pod that was turned away need not wait for its back-off when something helps
@@ -456,7 +464,7 @@ func TestPreemptorsShareANode(t *testing.T) {
 // A pod that waits for its victims is not tried before they are terminating.
 func TestPreemptorWaitsForItsVictims(t *testing.T) {
 	stays := true
-	q := newQueue(newScheduler(t).framework, func(*corev1.Pod) bool { return stays })
+	q := newQueue(newScheduler(t).framework, func(*corev1.Pod) bool { return stays }, 1)
 	fails := map[string]bool{"NodeResourcesFit": true}
 	gone := ClusterEvent{PodGone: pod("other", "1", on("n9"))}
 	q.Add(pod("p", "1"))

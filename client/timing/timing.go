@@ -3,7 +3,8 @@
 // upstream's flag or symbol, and the version in which its value last changed.
 //
 // The constants are the defaults; the mains make flags of them and hand the
-// values down. [Scale] divides them all together for drills in class.
+// values down. [Scale] divides those that a drill in class waits for, all together:
+// what it leaves, docs/gaps.md says.
 //
 // Invariants: a value here equals the default of a kubeadm v1.36 cluster, and
 // [Table] lists each constant once (timing_test.go holds both to account).
@@ -28,6 +29,9 @@ const (
 	// RuntimeDownGrace is how long the container runtime may be silent before
 	// the node says NotReady (pkg/kubelet/kubelet.go, maxWaitForContainerRuntime).
 	RuntimeDownGrace = 30 * time.Second
+	// RuntimeCheckPeriod is how often the container runtime is asked whether it is
+	// well (pkg/kubelet/kubelet.go, Run: updateRuntimeUp).
+	RuntimeCheckPeriod = 5 * time.Second
 	// PLEGHealthy is how old the last relist of containers may be
 	// (pkg/kubelet/pleg/generic.go, genericPlegRelistThreshold).
 	PLEGHealthy = 3 * time.Minute
@@ -170,6 +174,10 @@ const (
 	// failed pod (pkg/controller/job, DefaultJobPodFailureBackOff, MaxJobPodFailureBackOff).
 	JobBackOffInitial = 10 * time.Second
 	JobBackOffMax     = 10 * time.Minute
+	// DaemonBackOffInitial and DaemonBackOffMax bound the wait before a DaemonSet
+	// replaces a failed pod (cmd/kube-controller-manager/app/apps.go).
+	DaemonBackOffInitial = time.Second
+	DaemonBackOffMax     = 15 * time.Minute
 	// HPASyncPeriod is --horizontal-pod-autoscaler-sync-period.
 	HPASyncPeriod = 15 * time.Second
 	// HPADownscaleStabilization is --horizontal-pod-autoscaler-downscale-stabilization.
@@ -189,6 +197,9 @@ const (
 	// UnschedulableFlush is how long a pod may lie unschedulable before it is
 	// tried again without any event (--pod-max-in-unschedulable-pods-duration).
 	UnschedulableFlush = 5 * time.Minute
+	// QueueFlushPeriod is how often the queue looks whose wait is over
+	// (pkg/scheduler/backend/queue/backoff_queue.go, backoffQOrderingWindowDuration).
+	QueueFlushPeriod = time.Second
 	// VolumeBindTimeout is how long a chosen pod waits for its volumes to be
 	// bound (VolumeBindingArgs bindTimeoutSeconds), VolumeBindPoll how often it
 	// looks.
@@ -216,9 +227,12 @@ const (
 )
 
 // Scale divides durations by factor: with 10 everything happens ten times as
-// fast. The mains apply it once, to all values of their flags together, so that
+// fast; 0 counts as 1. The mains apply it once, to all values of their flags together, so that
 // what is shorter than what stays true.
 func Scale(factor float64, durations ...*time.Duration) {
+	if factor == 0 {
+		return
+	}
 	for _, d := range durations {
 		*d = time.Duration(float64(*d) / factor)
 	}

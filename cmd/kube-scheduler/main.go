@@ -43,7 +43,7 @@ func run(ctx context.Context) error {
 	lease := fs.Duration("leader-elect-lease-duration", timing.LeaderLeaseDuration, "how long a leader is believed in without renewal")
 	renew := fs.Duration("leader-elect-renew-deadline", timing.LeaderRenewDeadline, "how long a leader tries to renew before it gives up")
 	retry := fs.Duration("leader-elect-retry-period", timing.LeaderRetryPeriod, "how often candidates and leader try")
-	scale := fs.Float64("time-scale", 1, "speed leader election up by this factor (not upstream: for drills in class)")
+	scale := fs.Float64("time-scale", 1, "speed back-offs and leader election up by this factor (not upstream: for drills in class)")
 	showVersion := fs.Bool("version", false, "print the version and exit")
 	if err := fs.Parse(os.Args[1:]); err != nil {
 		return err
@@ -66,6 +66,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	cfg.TimeScale = *scale
 	c, err := client.New(cfg.As(component + "/" + version.Kubernetes))
 	if err != nil {
 		return err
@@ -81,7 +82,7 @@ func run(ctx context.Context) error {
 		defer wg.Wait()
 		defer stop()
 		lead := func(ctx context.Context) error {
-			return scheduler.New(scheduler.Config{Client: c, Recorder: recorder, Explain: *explain}).Run(ctx)
+			return scheduler.New(scheduler.Config{Client: c, Recorder: recorder, Explain: *explain, TimeScale: *scale}).Run(ctx)
 		}
 		if !*leaderElect {
 			return lead(ctx)

@@ -154,7 +154,9 @@ func run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if cfg.Client, err = client.New(certs.Config().As("kubelet/" + version.Kubernetes)); err != nil {
+		access := certs.Config().As("kubelet/" + version.Kubernetes)
+		access.TimeScale = f.timeScale
+		if cfg.Client, err = client.New(access); err != nil {
 			return err
 		}
 		cfg.Credentials = certs.Ready()

@@ -79,9 +79,6 @@ func (m *Manager) Start(ctx context.Context) {
 	if m.Ask == nil {
 		m.Ask = m.Prober.Ask
 	}
-	if m.TimeScale == 0 {
-		m.TimeScale = 1
-	}
 }
 
 // seconds are those of a probe's spec, by this kubelet's clockwork.

@@ -152,6 +152,6 @@ func (s *Sim) runScheduler(ctx context.Context) error {
 		LeaseDuration: timing.LeaderLeaseDuration, RenewDeadline: timing.LeaderRenewDeadline, RetryPeriod: timing.LeaderRetryPeriod}
 	timing.Scale(s.cfg.TimeScale, &e.LeaseDuration, &e.RenewDeadline, &e.RetryPeriod)
 	return e.Lead(ctx, func(ctx context.Context) error {
-		return scheduler.New(scheduler.Config{Client: c, Recorder: recorder}).Run(ctx)
+		return scheduler.New(scheduler.Config{Client: c, Recorder: recorder, TimeScale: s.cfg.TimeScale}).Run(ctx)
 	})
 }

@@ -123,7 +123,7 @@ func (s *Sim) dial(ctx context.Context, _, _ string) (net.Conn, error) { return 
 
 // access is how a user reaches the API server from inside the process.
 func (s *Sim) access(user, agent string, groups ...string) (client.Config, error) {
-	cfg := client.Config{Host: "http://kubernetes", UserAgent: agent + "/" + s.cfg.Version, Dial: s.dial}
+	cfg := client.Config{Host: "http://kubernetes", UserAgent: agent + "/" + s.cfg.Version, Dial: s.dial, TimeScale: s.cfg.TimeScale}
 	if s.cfg.Plain {
 		return cfg, nil
 	}
