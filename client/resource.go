@@ -278,7 +278,7 @@ func (r *Resource[T]) delete(ctx context.Context, path string, q url.Values, opt
 	if err != nil {
 		return err
 	}
-	resp, err := r.c.do(ctx, request{method: http.MethodDelete, path: path, query: q, accept: mediaJSON, contentType: mediaJSON, body: body})
+	resp, err := r.c.do(ctx, request{method: http.MethodDelete, path: path, query: q, accept: mediaProtobuf + "," + mediaJSON, contentType: mediaJSON, body: body})
 	if err != nil {
 		return err
 	}
