@@ -126,6 +126,9 @@ type Cycle struct {
 	// PreFilters counted: see Framework.filterAs.
 	filters []Filterer
 	tallies []*tally
+	// reasons is scratch memory of NodeResourcesFit, lacks its last verdict.
+	reasons []string
+	lacks   *Status
 }
 
 func newCycle(pod *corev1.Pod, snap *Snapshot) *Cycle {

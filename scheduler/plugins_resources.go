@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"math"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -16,33 +17,38 @@ type resourcesFit struct{}
 func (resourcesFit) Name() string { return "NodeResourcesFit" }
 
 func (resourcesFit) Filter(c *Cycle, n *NodeInfo) *Status {
-	reasons, never := insufficient(c.Request, n)
-	switch {
-	case len(reasons) == 0:
+	reasons, never := insufficient(c.reasons[:0], c.Request, n)
+	if c.reasons = reasons; len(reasons) == 0 {
 		return nil
-	case never:
-		return verdict(Unresolvable, reasons...)
 	}
-	return verdict(Unschedulable, reasons...)
+	code := Unschedulable
+	if never {
+		code = Unresolvable
+	}
+	// In a full cluster the next node lacks what the last one did.
+	if last := c.lacks; last == nil || last.Code != code || !slices.Equal(last.Reasons, reasons) {
+		c.lacks = verdict(code, slices.Clone(reasons)...)
+	}
+	return c.lacks
 }
 
-// insufficient lists what a node has too little of. never says that even an
-// empty node would not do.
-func insufficient(want Resource, n *NodeInfo) (reasons []string, never bool) {
+// insufficient appends to reasons what a node has too little of. never says that even
+// an empty node would not do.
+func insufficient(reasons []string, want Resource, n *NodeInfo) (_ []string, never bool) {
 	if int64(len(n.Pods))+1 > n.Allocatable.Pods {
 		reasons = append(reasons, "Too many pods")
 	}
-	lack := func(name corev1.ResourceName, want, have, used int64) {
+	lack := func(reason string, want, have, used int64) {
 		if want > 0 && want > have-used {
-			reasons = append(reasons, "Insufficient "+string(name))
+			reasons = append(reasons, reason)
 			never = never || want > have
 		}
 	}
-	lack(corev1.ResourceCPU, want.MilliCPU, n.Allocatable.MilliCPU, n.Requested.MilliCPU)
-	lack(corev1.ResourceMemory, want.Memory, n.Allocatable.Memory, n.Requested.Memory)
-	lack(corev1.ResourceEphemeralStorage, want.EphemeralStorage, n.Allocatable.EphemeralStorage, n.Requested.EphemeralStorage)
+	lack("Insufficient cpu", want.MilliCPU, n.Allocatable.MilliCPU, n.Requested.MilliCPU)
+	lack("Insufficient memory", want.Memory, n.Allocatable.Memory, n.Requested.Memory)
+	lack("Insufficient ephemeral-storage", want.EphemeralStorage, n.Allocatable.EphemeralStorage, n.Requested.EphemeralStorage)
 	for name, amount := range want.Other {
-		lack(name, amount, n.Allocatable.Other[name], n.Requested.Other[name])
+		lack("Insufficient "+string(name), amount, n.Allocatable.Other[name], n.Requested.Other[name])
 	}
 	return reasons, never
 }
@@ -74,7 +80,7 @@ func (resourcesFit) Helps(ev ClusterEvent, pod *corev1.Pod) bool {
 	switch {
 	case ev.Node != nil:
 		want, _ := podRequest(pod)
-		reasons, _ := insufficient(want, (&NodeInfo{}).withNode(ev.Node))
+		reasons, _ := insufficient(nil, want, (&NodeInfo{}).withNode(ev.Node))
 		return len(reasons) == 0
 	}
 	return ev.PodGone != nil // a pod that comes to a node makes no room

@@ -115,6 +115,11 @@ func TestMessageWhenNothingFits(t *testing.T) {
 			"0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity]. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."},
 		"for two nodes at once": {three, nil, pod("p", "", named("w1"), named("w2")),
 			"0/3 nodes are available: pod affinity terms conflict. not found"},
+		"each node lacks something else": {[]*corev1.Node{node("w1", "2"), node("w2", "2"), node("w3", "1"), node("w4", "1"), node("w5", "4", small)}, []*corev1.Pod{pod("a", "1", on("w1")), pod("b", "1", on("w2"))},
+			pod("p", "2", func(p *corev1.Pod) {
+				p.Spec.Containers[0].Resources.Requests[corev1.ResourceMemory] = resource.MustParse("1Gi")
+			}),
+			"0/5 nodes are available: 1 Insufficient memory, 4 Insufficient cpu. no new claims to deallocate, preemption: 0/5 nodes are available: 2 No preemption victims found for incoming pod, 3 Preemption is not helpful for scheduling."},
 		"more important ones are in the way": {three[1:2], []*corev1.Pod{pod("low", "1", on("w1"), priority(1)), pod("high", "1", on("w1"), priority(9))}, pod("p", "2", priority(5)),
 			"0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Insufficient cpu."},
 	} {
@@ -131,6 +136,8 @@ func TestMessageWhenNothingFits(t *testing.T) {
 		})
 	}
 }
+
+func small(n *corev1.Node) { n.Status.Allocatable[corev1.ResourceMemory] = resource.MustParse("512Mi") }
 
 // named adds a requirement for a node.
 func named(node string) func(*corev1.Pod) {
