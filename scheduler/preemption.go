@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -21,118 +22,12 @@ import (
 	"orrery/client"
 )
 
-// nominator remembers for whom a preemption has made room where, until they are
-// bound or gone.
-type nominator struct {
-	mu sync.Mutex
-	// node is where each pod, by UID, was nominated to; on has the same by node,
-	// because filters ask about many nodes and few have any. Guarded by mu.
-	node map[types.UID]string
-	on   map[string]map[types.UID]*PodInfo
-}
-
-// update follows the pod's status; old is the pod as it was, nil if it is new. News
-// of a pod that were written before its nomination do not undo it.
-//
-// Upstream: pkg/scheduler/backend/queue/nominator.go, nominator.UpdateNominatedPod.
-func (n *nominator) update(old, pod *corev1.Pod) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	node := pod.Status.NominatedNodeName
-	if node == "" && old != nil && old.Status.NominatedNodeName == "" {
-		node = n.node[pod.UID]
-	}
-	n.put(pod, node)
-}
-
-// nominate keeps room on a node for a pod; on none for "".
-func (n *nominator) nominate(pod *corev1.Pod, node string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.put(pod, node)
-}
-
-// put is nominate; the caller holds mu.
-func (n *nominator) put(pod *corev1.Pod, node string) {
-	n.drop(pod.UID)
-	if node == "" {
-		return
-	}
-	if n.node == nil {
-		n.node, n.on = map[types.UID]string{}, map[string]map[types.UID]*PodInfo{}
-	}
-	if n.on[node] == nil {
-		n.on[node] = map[types.UID]*PodInfo{}
-	}
-	n.node[pod.UID], n.on[node][pod.UID] = node, newPodInfo(pod)
-}
-
-func (n *nominator) remove(uid types.UID) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.drop(uid)
-}
-
-// drop forgets a nomination; the caller holds mu.
-func (n *nominator) drop(uid types.UID) {
-	if node, ok := n.node[uid]; ok {
-		delete(n.node, uid)
-		if delete(n.on[node], uid); len(n.on[node]) == 0 {
-			delete(n.on, node)
-		}
-	}
-}
-
-// of is the node that a pod was nominated to, "" for none: what its status says,
-// or will say when the write has come back.
-func (n *nominator) of(pod *corev1.Pod) string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if node, ok := n.node[pod.UID]; ok {
-		return node
-	}
-	return pod.Status.NominatedNodeName
-}
-
-// outrank ends the nominations to a node of pods that are less important than pod,
-// and returns these pods.
-func (n *nominator) outrank(node string, pod *corev1.Pod) (lower []*corev1.Pod) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for uid, info := range n.on[node] {
-		if corev1helpers.PodPriority(info.Pod) < corev1helpers.PodPriority(pod) {
-			n.drop(uid)
-			lower = append(lower, info.Pod)
-		}
-	}
-	return lower
-}
-
-// addTo is the node with the other pods counted in that were nominated to it and
-// are at least as important; the node itself if there are none.
-func (n *nominator) addTo(node *NodeInfo, pod *corev1.Pod) *NodeInfo {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.on) == 0 {
-		return node
-	}
-	var extra []*PodInfo
-	for uid, info := range n.on[node.Name()] {
-		if uid != pod.UID && corev1helpers.PodPriority(info.Pod) >= corev1helpers.PodPriority(pod) {
-			extra = append(extra, info)
-		}
-	}
-	if len(extra) == 0 {
-		return node
-	}
-	return node.withPod(extra...)
-}
-
 // victims are the pods that would have to go from one node.
 type victims struct {
 	node       *NodeInfo
 	pods       []*PodInfo // most important first
 	violations int        // of disruption budgets
+	underWay   int        // how many of the pods are being ended already, for another pod
 }
 
 // postFilter looks for a node on which less important pods could make room, and
@@ -193,6 +88,7 @@ func (s *Scheduler) candidates(c *Cycle, fit *fitError) (found []*victims, why h
 			why.add(1, st.Reasons...)
 			continue
 		}
+		v.underWay = s.ending.among(v.pods)
 		found = append(found, v)
 		harmless = harmless || v.violations == 0
 		if harmless && len(found) >= max(100, len(potential)/10) {
@@ -320,7 +216,8 @@ func splitByBudget(pods []*PodInfo, budgets []*policyv1.PodDisruptionBudget) (vi
 
 // lessHarm orders candidates: fewest broken budgets, then the least important
 // first victim, the least sum of importance, the fewest victims, the one whose
-// most important victim started last.
+// most important victim started last. Among equals, a node that another pod is
+// about to get comes last: there is little room for this one there.
 func lessHarm(a, b *victims) int {
 	sum := func(v *victims) (n int64) {
 		for _, p := range v.pods {
@@ -329,29 +226,29 @@ func lessHarm(a, b *victims) int {
 		return n
 	}
 	top := func(v *victims) int64 { return int64(corev1helpers.PodPriority(v.pods[0].Pod)) }
-	for _, d := range []int64{int64(a.violations - b.violations), top(a) - top(b), sum(a) - sum(b), int64(len(a.pods) - len(b.pods))} {
+	for _, d := range []int64{
+		int64(a.violations - b.violations), top(a) - top(b), sum(a) - sum(b), int64(len(a.pods) - len(b.pods)),
+		int64(started(b.pods[0].Pod).Compare(started(a.pods[0].Pod))), int64(a.underWay - b.underWay),
+	} {
 		if d != 0 {
-			if d < 0 {
-				return -1
-			}
-			return 1
+			return cmp.Compare(d, 0)
 		}
 	}
-	return -started(a.pods[0].Pod).Compare(started(b.pods[0].Pod))
+	return 0
 }
 
-// end deletes the victims, saying on each why, and ends the nominations of the
-// outranked: there may not be room for them any more.
+// end deletes victims, saying on each why, and ends the nominations of the outranked:
+// there may not be room for them any more.
 //
-// Upstream: pkg/scheduler/framework/preemption/preemption.go, Evaluator.prepareCandidateAsync.
-func (s *Scheduler) end(ctx context.Context, pod *corev1.Pod, fit *fitError, outranked []*corev1.Pod) {
+// Upstream: pkg/scheduler/framework/preemption/executor.go, Executor.prepareCandidateAsync.
+func (s *Scheduler) end(ctx context.Context, pod *corev1.Pod, node string, victims, outranked []*corev1.Pod) {
 	for _, other := range outranked {
 		s.patch(ctx, other, map[string]any{"metadata": map[string]any{"uid": other.UID}, "status": map[string]any{"nominatedNodeName": ""}}, "status")
 	}
-	for _, info := range fit.victims {
-		victim := info.Pod
-		if _, other := s.ending.LoadOrStore(victim.UID, true); other || victim.DeletionTimestamp != nil {
-			continue // it is being ended, for another pod that fits there too
+	for i, victim := range victims {
+		if !s.stays(victim) {
+			s.ending.done(victim.UID) // it went between the choice and now
+			continue
 		}
 		s.patch(ctx, victim, map[string]any{"metadata": map[string]any{"uid": victim.UID}, "status": map[string]any{"conditions": []corev1.PodCondition{{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
@@ -359,13 +256,16 @@ func (s *Scheduler) end(ctx context.Context, pod *corev1.Pod, fit *fitError, out
 			LastTransitionTime: metav1.Now(), ObservedGeneration: victim.Generation,
 		}}}}, "status")
 		err := s.delete(ctx, victim)
-		if err == nil {
-			s.cfg.Recorder.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", pod.UID, *fit.nominee)
-			continue
-		}
-		s.ending.Delete(victim.UID)
-		if !apierrors.IsNotFound(err) {
+		switch {
+		case err == nil:
+			s.cfg.Recorder.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", pod.UID, node)
+		case apierrors.IsNotFound(err):
+			s.ending.done(victim.UID)
+		default:
 			slog.Warn("could not preempt pod", "component", "scheduler", "pod", client.Key(victim), "err", err)
+			for _, v := range victims[i:] {
+				s.ending.done(v.UID)
+			}
 			s.queue.Stays(victim.UID)
 			return
 		}
@@ -375,4 +275,78 @@ func (s *Scheduler) end(ctx context.Context, pod *corev1.Pod, fit *fitError, out
 func (s *Scheduler) delete(ctx context.Context, pod *corev1.Pod) error {
 	defer s.turn()()
 	return client.For[*corev1.Pod](s.cfg.Client).Delete(ctx, pod.Namespace, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
+}
+
+// maxEndings is how many victims may be on their way before the next pod has to wait.
+// A victim's node often has room for more pods than the one that it goes for: of a
+// burst of pods, all those that are tried before it has gone would have others ended,
+// for no need. To wait for each victim would make them go one after the other.
+//
+// Upstream's cycle waits for the write of the pod's own condition, so that there are
+// one or two.
+const maxEndings = 8
+
+// endings are the pods that are being ended, until they are seen to terminate or to
+// be gone.
+type endings struct {
+	mu    sync.Mutex
+	uids  map[types.UID]bool // guarded by mu
+	fewer chan struct{}      // has an entry when there have become fewer
+}
+
+func newEndings() *endings {
+	return &endings{uids: map[types.UID]bool{}, fewer: make(chan struct{}, 1)}
+}
+
+// begin returns those of the victims that nobody has begun to end yet; the caller
+// does so.
+func (e *endings) begin(victims []*PodInfo) (begun []*corev1.Pod) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, v := range victims {
+		if !e.uids[v.Pod.UID] && v.Pod.DeletionTimestamp == nil {
+			e.uids[v.Pod.UID] = true
+			begun = append(begun, v.Pod)
+		}
+	}
+	return begun
+}
+
+func (e *endings) done(uid types.UID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.uids, uid)
+	select {
+	case e.fewer <- struct{}{}:
+	default:
+	}
+}
+
+// among says how many of the victims are being ended.
+func (e *endings) among(victims []*PodInfo) (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, v := range victims {
+		if e.uids[v.Pod.UID] {
+			n++
+		}
+	}
+	return n
+}
+
+// few waits until there are few enough for the next cycle, or the context ends.
+func (e *endings) few(ctx context.Context) {
+	for {
+		e.mu.Lock()
+		n := len(e.uids)
+		e.mu.Unlock()
+		if n < maxEndings {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.fewer:
+		}
+	}
 }

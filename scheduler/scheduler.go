@@ -55,11 +55,12 @@ type Scheduler struct {
 	budgets     *client.Informer[*policyv1.PodDisruptionBudget]
 
 	nominated nominator
-	ending    sync.Map // UIDs of pods that are being preempted
-	// snapshot is the cycles' view of the cache. start is where the next cycle begins
-	// to look for nodes, so that over time all nodes are looked at. Only the cycles'
-	// goroutine uses them.
+	ending    *endings
+	// snapshot is the cycles' view of the cache, awaiting has the pods nominated to each
+	// of its nodes. start is where the next cycle begins to look for nodes, so that over
+	// time all nodes are looked at. Only the cycles' goroutine uses them.
 	snapshot *Snapshot
+	awaiting []*nominees
 	start    int
 	// writing has an entry for each write that is under way.
 	writing chan struct{}
@@ -73,7 +74,7 @@ func New(cfg Config) *Scheduler {
 	}
 	inf := client.NewInformers(cfg.Client)
 	s := &Scheduler{
-		cfg: cfg, cache: NewCache(), snapshot: newSnapshot(), writing: make(chan struct{}, maxWrites), informers: inf,
+		cfg: cfg, cache: NewCache(), snapshot: newSnapshot(), writing: make(chan struct{}, maxWrites), ending: newEndings(), informers: inf,
 		pods: client.InformerWith[*corev1.Pod](inf, metav1.ListOptions{
 			FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"}),
 		namespaces:  client.InformerFor[*corev1.Namespace](inf),
@@ -130,6 +131,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 			}
 		})
 		for {
+			s.ending.few(ctx)
 			p := s.queue.Pop(ctx)
 			if p == nil {
 				s.wg.Wait()
@@ -175,6 +177,7 @@ func (s *Scheduler) scheduleOne(ctx context.Context, p *queued) {
 // choose names the best node for the cycle's pod.
 func (s *Scheduler) choose(c *Cycle) (string, *fitError) {
 	fit := &fitError{total: len(c.Snapshot.Nodes)}
+	s.awaiting = s.nominated.places(s.awaiting, c.Snapshot)
 	if fit.whole = s.framework.preFilter(c); fit.whole != nil {
 		return "", fit
 	}
@@ -214,6 +217,9 @@ func (s *Scheduler) feasible(c *Cycle, fit *fitError) []*NodeInfo {
 		if st := s.filter(c, i, nodes[i]); st.OK() {
 			found = append(found, nodes[i])
 		} else {
+			if fit.rejected == nil { // in a full cluster, all will be
+				fit.rejected = make([]rejection, 0, look-looked)
+			}
 			fit.rejected = append(fit.rejected, rejection{i, st})
 		}
 	}
@@ -238,7 +244,7 @@ func enough(nodes int) int {
 // filter asks the filters about a node of the snapshot, or what it would be, with
 // the pods counted in that a preemption made room for and that must not lose it.
 func (s *Scheduler) filter(c *Cycle, i int, n *NodeInfo) *Status {
-	if with := s.nominated.addTo(n, c.Pod); with != n {
+	if with := s.nominated.addTo(n, c.Pod, s.awaiting[i]); with != n {
 		if st := s.framework.filterAs(c, i, with); !st.OK() {
 			return st
 		}
@@ -356,6 +362,7 @@ func (s *Scheduler) reject(ctx context.Context, p *queued, fit *fitError, why *w
 	})
 	if len(fit.victims) > 0 {
 		outranked := s.nominated.outrank(*fit.nominee, pod)
-		s.wg.Go(func() { s.end(ctx, pod, fit, outranked) })
+		victims := s.ending.begin(fit.victims)
+		s.wg.Go(func() { s.end(ctx, pod, *fit.nominee, victims, outranked) })
 	}
 }

@@ -2,7 +2,10 @@ package scheduler
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -465,6 +468,142 @@ func TestPreemptorsShareANode(t *testing.T) {
 	}
 	if len(victims) != 2 {
 		t.Errorf("%d pods have to go, 2 nodes have room for all", len(victims))
+	}
+}
+
+// While another pod's victim is still on its way, equal nodes are emptied first; a
+// victim that terminates is no obstacle.
+func TestPreemptorsShareNoNodeThatIsBeingEmptied(t *testing.T) {
+	s := newScheduler(t)
+	nodes := []*corev1.Node{node("n1", "4"), node("n2", "4")}
+	there := []*corev1.Pod{pod("a", "4", on("n1")), pod("b", "4", on("n2"))}
+	chosen := func(name string) string {
+		_, fit, c := place(s, nodes, there, pod(name, "1", priority(9)))
+		s.postFilter(c, fit)
+		s.ending.begin(fit.victims)
+		return *fit.nominee
+	}
+	first, second := chosen("p1"), chosen("p2")
+	if first == second {
+		t.Errorf("both are to go to %s, whose pod is still there", first)
+	}
+	going := map[string]*corev1.Pod{"n1": there[0], "n2": there[1]}[second]
+	terminating := going.DeepCopy()
+	terminating.DeletionTimestamp = new(metav1.Now())
+	s.podUpdated(going, terminating)
+	there = nil // the cache knows them
+	if third := chosen("p3"); third != second {
+		t.Errorf("the third is to go to %s, want %s, whose pod terminates", third, second)
+	}
+}
+
+// The next pod waits while there are many victims on their way, until one is seen to
+// terminate or to be gone.
+func TestFewEndingsAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScheduler(t)
+		var victims []*corev1.Pod
+		for i := range maxEndings + 1 {
+			v := pod(fmt.Sprint("v", i), "1", on("n1"))
+			victims = append(victims, v)
+			s.podAdded(v)
+			if begun := s.ending.begin([]*PodInfo{newPodInfo(v)}); len(begun) != 1 {
+				t.Fatalf("%d of 1 begun", len(begun))
+			}
+		}
+		if begun := s.ending.begin([]*PodInfo{newPodInfo(victims[0])}); len(begun) != 0 {
+			t.Error("a victim is ended twice")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		free := false
+		go func() { s.ending.few(ctx); free = true }()
+		terminating := victims[0].DeepCopy()
+		terminating.DeletionTimestamp = new(metav1.Now())
+		s.podUpdated(victims[0], terminating)
+		if synctest.Wait(); free {
+			t.Errorf("%d are on their way, and the next pod is tried", maxEndings)
+		}
+		s.podGone(terminating) // counts no more already
+		if synctest.Wait(); free {
+			t.Error("one victim counted twice")
+		}
+		s.podGone(victims[1])
+		if synctest.Wait(); !free {
+			t.Error("two of them went, and the next pod still waits")
+		}
+	})
+}
+
+// A victim that the server does not let go is no victim any more, nor are those after it.
+func TestVictimThatStays(t *testing.T) {
+	a, b := pod("a", "1", on("n1")), pod("b", "1", on("n1"))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case r.Method == http.MethodGet && r.URL.Query().Get("watch") == "":
+			json.NewEncoder(w).Encode(&corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}, Items: []corev1.Pod{*a, *b}})
+		case r.Method == http.MethodDelete:
+			w.WriteHeader(http.StatusForbidden)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	defer server.Close()
+	c, err := client.New(client.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Config{Client: c, Recorder: client.NewRecorder(c, DefaultName, "")})
+	go s.pods.Run(t.Context())
+	<-s.pods.Synced()
+	victims := []*PodInfo{newPodInfo(a), newPodInfo(b)}
+	p := pod("p", "1", priority(9))
+	s.queue.Add(p)
+	q := s.queue.Pop(t.Context())
+	q.awaited = victims
+	s.queue.Failed(q, map[string]bool{"NodeResourcesFit": true})
+	s.end(t.Context(), p, "n1", s.ending.begin(victims), nil)
+	if s.ending.among(victims) != 0 {
+		t.Error("victims that stay still count as being ended")
+	}
+	if len(s.queue.unschedulable) != 0 {
+		t.Error("the pod still waits for victims that stay")
+	}
+}
+
+// What was counted in on a node is counted anew when the node, its nominees or the
+// pod that asks are others.
+func TestNomineesAreCountedAnew(t *testing.T) {
+	var n nominator
+	c := NewCache()
+	snap := newSnapshot()
+	c.SetNode(node("n1", "4"))
+	counted := func(asks *corev1.Pod) int64 {
+		c.Update(snap)
+		return n.addTo(snap.Nodes[0], asks, n.places(nil, snap)[0]).Requested.MilliCPU
+	}
+	high, low, other := pod("high", "1", priority(9)), pod("low", "2", priority(5)), pod("other", "1", priority(5))
+	for _, step := range []struct {
+		what string
+		do   func()
+		asks *corev1.Pod
+		want int64
+	}{
+		{"nobody is nominated", func() {}, other, 0},
+		{"one is", func() { n.nominate(high, "n1") }, other, 1000},
+		{"again", func() {}, other, 1000},
+		{"another is, too", func() { n.nominate(low, "n1") }, other, 3000},
+		{"for a nominee the others count", func() {}, low, 1000},
+		{"and again for the other pod", func() {}, other, 3000},
+		{"for a more important pod only such ones count", func() {}, pod("higher", "1", priority(7)), 1000},
+		{"a pod comes to the node", func() { c.SetPod(pod("there", "1", on("n1"))) }, other, 4000},
+		{"a nomination ends", func() { n.remove(high.UID) }, other, 3000},
+		{"a nomination moves", func() { n.nominate(low, "n2") }, other, 1000},
+	} {
+		if step.do(); counted(step.asks) != step.want {
+			t.Errorf("%s: %dm are requested, want %dm", step.what, counted(step.asks), step.want)
+		}
 	}
 }
 

@@ -74,6 +74,9 @@ func (s *Scheduler) podUpdated(old, pod *corev1.Pod) {
 	}
 	if pod.Spec.NodeName != "" && old.Spec.NodeName == pod.Spec.NodeName {
 		matters := old.Generation != pod.Generation || !maps.Equal(old.Labels, pod.Labels) || old.DeletionTimestamp == nil && pod.DeletionTimestamp != nil
+		if pod.DeletionTimestamp != nil {
+			s.ending.done(pod.UID)
+		}
 		if !matters { // the kubelet's news of its containers
 			s.cache.SetPod(pod)
 			return
@@ -92,7 +95,7 @@ func (s *Scheduler) podGone(pod *corev1.Pod) {
 	s.nominated.remove(pod.UID)
 	held := pod.Spec.NodeName != "" || s.cache.Has(pod.UID) || pod.Status.NominatedNodeName != ""
 	s.cache.RemovePod(pod.UID)
-	s.ending.Delete(pod.UID)
+	s.ending.done(pod.UID)
 	if held {
 		s.queue.Happened(ClusterEvent{PodGone: pod})
 	}

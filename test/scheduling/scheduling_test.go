@@ -229,6 +229,51 @@ func TestPreemption(t *testing.T) {
 	})
 }
 
+// Many pods that have to preempt at once empty hardly more nodes than hold all of
+// them: most find the room that others' victims have left. A few nodes are emptied at
+// a time, and not one after the other.
+func TestABurstOfPreemptorsEmptiesFewNodes(t *testing.T) {
+	run(t, nil, func(w *world) {
+		_, err := client.For[*schedulingv1.PriorityClass](w.c).Create(w.ctx, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "high"}, Value: 1000})
+		w.must(err)
+		const nodes, burst, enough = 60, 120, 30 // four of the burst fit on a node
+		atOnce := func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(0)) }
+		for i := range nodes {
+			w.node(fmt.Sprint("n", i), "4")
+			w.pod(fmt.Sprint("low-", i), "3500m", atOnce)
+		}
+		time.Sleep(10 * time.Second)
+		var wg sync.WaitGroup
+		for i := range burst {
+			wg.Go(func() { w.pod(fmt.Sprint("high-", i), "1", func(p *corev1.Pod) { p.Spec.PriorityClassName = "high" }) })
+		}
+		wg.Wait()
+		time.Sleep(30 * time.Second)
+		list, err := client.For[*corev1.Pod](w.c).List(w.ctx, "default", metav1.ListOptions{})
+		w.must(err)
+		low, placed := 0, 0
+		for _, p := range list.Items {
+			if strings.HasPrefix(p.Name, "low-") {
+				low++
+			} else if p.Spec.NodeName != "" {
+				placed++
+			}
+		}
+		if placed != burst {
+			t.Errorf("%d of %d pods are placed", placed, burst)
+		}
+		if ended := nodes - low; ended < enough || ended > enough+10 {
+			t.Errorf("%d pods had to go, the places of %d do", ended, enough)
+		}
+		turnedAway, err := client.For[*corev1.Event](w.c).List(w.ctx, "default", metav1.ListOptions{FieldSelector: "reason=FailedScheduling"})
+		w.must(err)
+		if n := len(turnedAway.Items); n > burst/2 {
+			t.Errorf("%d of %d pods were turned away, most need not be", n, burst)
+		}
+		t.Logf("%d ended, %d turned away", nodes-low, len(turnedAway.Items))
+	})
+}
+
 func hasCondition(p *corev1.Pod, kind corev1.PodConditionType, reason string) bool {
 	for _, c := range p.Status.Conditions {
 		if c.Type == kind && c.Status == corev1.ConditionTrue && c.Reason == reason {
