@@ -40,12 +40,12 @@ ifneq ($(NODE_BIN),bin)
 	@go build $(GOFLAGS_BUILD) -o bin/ ./cmd/orrery
 endif
 
-TOOLS = ./kubectl ./etcdctl ./coredns sigs.k8s.io/cri-tools/cmd/crictl github.com/containernetworking/plugins/plugins/main/loopback
+TOOLS = ./kubectl ./etcd ./etcdctl ./coredns sigs.k8s.io/cri-tools/cmd/crictl github.com/containernetworking/plugins/plugins/main/loopback
 HOST_TOOLS = ./kubectl honnef.co/go/tools/cmd/staticcheck
-tools: bin/.tools ## build kubectl, crictl, etcdctl, CoreDNS, CNI's loopback and staticcheck into bin/ (once)
+tools: bin/.tools ## build kubectl, crictl, etcd, etcdctl, CoreDNS, CNI's loopback and staticcheck into bin/ (once)
 bin/.tools: $(wildcard deploy/tools/go.* deploy/tools/*/*.go)
 	@mkdir -p $(NODE_BIN)
-	@$(call timed,go build: kubectl$(comma) crictl$(comma) etcdctl$(comma) CoreDNS$(comma) staticcheck,cd deploy/tools && \
+	@$(call timed,go build: kubectl$(comma) crictl$(comma) etcd$(comma) CoreDNS$(comma) staticcheck,cd deploy/tools && \
 		GOOS=linux go build $(GOFLAGS_TOOLS) -o ../../$(NODE_BIN)/ $(TOOLS) && go build $(GOFLAGS_TOOLS) -o ../../bin/ $(HOST_TOOLS))
 	@touch bin/.tools
 

@@ -120,6 +120,9 @@ func TestARequestIsGivenUpWhenItsTimeIsUp(t *testing.T) {
 			{"GET", "?timeout=2s", 2 * time.Second, 504, timeout},
 			{"POST", "?timeout=3s", 3 * time.Second, 504, timeout},
 			{"GET", "/a?resourceVersion=0&timeout=1s", 0, 200, ""}, // what the cache has needs no store
+			{"GET", "?watch=1&timeoutSeconds=5", 5 * time.Second, 200, // a watch from now has to ask the store when that is
+				`{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"context deadline exceeded","reason":"InternalError","code":500}}`},
+			{"GET", "?watch=1&timeoutSeconds=5&resourceVersion=0", 5 * time.Second, 200, `{"type":"ADDED","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a"`},
 			{"GET", "/a?timeout=soon", 0, 400, `"invalid timeout specified in the request URL - time: invalid duration \"soon\""`},
 			{"GET", "/a?timeout=1", 0, 400, `"invalid timeout specified in the request URL - time: missing unit in duration \"1\""`},
 		} {

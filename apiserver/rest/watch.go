@@ -67,8 +67,15 @@ func (h *Handlers) watch(w http.ResponseWriter, r *http.Request, q *request) err
 	if q.form.as == asPartialList {
 		return errNotAcceptable
 	}
-	s.watcher, s.initial, err = q.res.Watch(r.Context(), wo)
-	if err != nil && !apierrors.IsResourceExpired(err) {
+	// What it waits for before its first event, such as a store that is away, is of its time too.
+	ctx, cancel := context.WithTimeout(r.Context(), h.watchTime(o))
+	defer cancel()
+	s.watcher, s.initial, err = q.res.Watch(ctx, wo)
+	switch {
+	case ctx.Err() != nil:
+		err = &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Message: ctx.Err().Error(),
+			Reason: metav1.StatusReasonInternalError, Code: http.StatusInternalServerError}}
+	case err != nil && !apierrors.IsResourceExpired(err):
 		return err
 	}
 	s.failed = err
@@ -77,8 +84,6 @@ func (h *Handlers) watch(w http.ResponseWriter, r *http.Request, q *request) err
 		return err
 	}
 	defer out.close()
-	ctx, cancel := context.WithTimeout(r.Context(), h.watchTime(o))
-	defer cancel()
 	s.run(ctx, out)
 	return nil
 }

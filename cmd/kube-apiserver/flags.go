@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -27,12 +28,8 @@ type options struct {
 	verbosity   int
 
 	etcd struct {
-		external   etcd.Config
-		dataDir    string
-		name       string
-		clientURLs []string
-		certFile   string
-		keyFile    string
+		external etcd.Config
+		dataDir  string
 	}
 }
 
@@ -108,15 +105,11 @@ func (o *options) authenticationFlags(f *pflag.FlagSet) {
 
 func (o *options) storeFlags(f *pflag.FlagSet) {
 	e := &o.etcd
-	f.StringSliceVar(&e.external.Servers, "etcd-servers", nil, "URLs of an external etcd; without it etcd runs inside")
-	f.StringVar(&e.external.CAFile, "etcd-cafile", "", "CA of etcd's certificates; the embedded etcd also checks its clients with it")
-	f.StringVar(&e.external.CertFile, "etcd-certfile", "", "client certificate for an external etcd")
+	f.StringSliceVar(&e.external.Servers, "etcd-servers", nil, "URLs of an etcd; without it one runs inside")
+	f.StringVar(&e.external.CAFile, "etcd-cafile", "", "CA of its certificates")
+	f.StringVar(&e.external.CertFile, "etcd-certfile", "", "client certificate for it")
 	f.StringVar(&e.external.KeyFile, "etcd-keyfile", "", "its private key")
-	f.StringVar(&e.dataDir, "data-dir", "", "data directory of the embedded etcd")
-	f.StringVar(&e.name, "etcd-name", "default", "member name of the embedded etcd")
-	f.StringSliceVar(&e.clientURLs, "etcd-listen-client-urls", nil, "https URLs at which the embedded etcd serves clients such as etcdctl; needs the certificates below and --etcd-cafile; default: none")
-	f.StringVar(&e.certFile, "etcd-server-cert-file", "", "serving certificate of the embedded etcd")
-	f.StringVar(&e.keyFile, "etcd-server-key-file", "", "its private key")
+	f.StringVar(&e.dataDir, "data-dir", "", "data directory of the etcd that runs inside")
 }
 
 // secondsValue is a flag that counts seconds.
@@ -188,14 +181,13 @@ func hostAddress() (netip.Addr, error) {
 
 const etcdReadyWithin = time.Minute
 
-func (o *options) openStore() (store.Store, error) {
+func (o *options) openStore(ctx context.Context) (store.Store, error) {
 	e := &o.etcd
 	if len(e.external.Servers) > 0 {
-		return etcd.Open(e.external)
+		return etcd.Open(ctx, e.external)
 	}
 	if _, err := os.Stat(e.dataDir); err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
-	return etcd.Embed(etcd.EmbedConfig{DataDir: e.dataDir, Name: e.name, ClientURLs: e.clientURLs,
-		CertFile: e.certFile, KeyFile: e.keyFile, CAFile: e.external.CAFile, ReadyWithin: etcdReadyWithin})
+	return etcd.Embed(etcd.EmbedConfig{DataDir: e.dataDir, ReadyWithin: etcdReadyWithin})
 }

@@ -1,9 +1,9 @@
 // Command kube-apiserver serves the Kubernetes API, with etcd inside or beside it.
 //
+//	kube-apiserver --etcd-servers URLS   etcd runs elsewhere, as with kubeadm
 //	kube-apiserver --data-dir DIR        etcd runs inside, its data in DIR
-//	kube-apiserver --etcd-servers URLS   etcd runs elsewhere
 //
-// Flags are upstream's, plus those of the embedded etcd (see flags.go). Read next: ../../apiserver.
+// Flags are upstream's, plus --data-dir (see flags.go). Read next: ../../apiserver.
 package main
 
 import (
@@ -52,7 +52,7 @@ func (o *options) run(ctx context.Context) error {
 	if err := o.complete(); err != nil {
 		return err
 	}
-	store, err := o.openStore()
+	store, err := o.openStore(ctx)
 	if err != nil {
 		return err
 	}

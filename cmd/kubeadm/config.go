@@ -62,6 +62,7 @@ type (
 		APIServer            controlPlane `json:"apiServer,omitempty"`
 		ControllerManager    controlPlane `json:"controllerManager,omitempty"`
 		Scheduler            controlPlane `json:"scheduler,omitempty"`
+		Etcd                 etcdConfig   `json:"etcd,omitempty"`
 		CertificatesDir      string       `json:"certificatesDir,omitempty"`
 		ImageRepository      string       `json:"imageRepository,omitempty"`
 		ClusterName          string       `json:"clusterName,omitempty"`
@@ -100,6 +101,13 @@ type (
 	controlPlane struct {
 		ExtraArgs []arg    `json:"extraArgs,omitempty"`
 		CertSANs  []string `json:"certSANs,omitempty"`
+	}
+	etcdConfig struct {
+		Local localEtcd `json:"local,omitempty"`
+	}
+	localEtcd struct {
+		DataDir   string `json:"dataDir,omitempty"`
+		ExtraArgs []arg  `json:"extraArgs,omitempty"`
 	}
 	arg struct {
 		Name  string `json:"name"`
@@ -200,6 +208,7 @@ func (s *settings) setDefaults() error {
 	or(&c.Networking.DNSDomain, "cluster.local")
 	or(&c.KubernetesVersion, version.Upstream)
 	or(&c.CertificatesDir, defaultPKIDir)
+	or(&c.Etcd.Local.DataDir, etcdDataDir)
 	or(&c.ImageRepository, "docker.io/orrery")
 	or(&c.ClusterName, "kubernetes")
 	for name, cidr := range map[string]string{"serviceSubnet": c.Networking.ServiceSubnet, "podSubnet": c.Networking.PodSubnet} {
@@ -299,7 +308,11 @@ func (s *settings) endpoint() string {
 }
 
 func (s *settings) image(name string) string {
-	return s.Cluster.ImageRepository + "/" + name + ":" + version.Upstream
+	tag := version.Upstream
+	if name == "etcd" {
+		tag = version.Etcd
+	}
+	return s.Cluster.ImageRepository + "/" + name + ":" + tag
 }
 
 // hostIP is the address that this machine would send from by its default route.

@@ -95,6 +95,7 @@ func (s *settings) init(ctx context.Context, skip []string) error {
 		}},
 		{"certs", func(context.Context) error { return s.createCerts() }},
 		{"kubeconfig", func(context.Context) error { return s.createKubeconfigs() }},
+		{"etcd", func(context.Context) error { return s.writeEtcd() }},
 		{"control-plane", func(context.Context) error { return s.writeManifests() }},
 		{"kubelet-start", func(ctx context.Context) error {
 			if err := s.writeKubeletEnv(node); err != nil {

@@ -4,10 +4,12 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"orrery/client"
+	"orrery/deploy/images"
 )
 
 func defaults(t *testing.T, change ...func(*settings)) *settings {
@@ -146,37 +149,87 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
-// The manifests are upstream's: same names, probes, volumes and flags, with the
-// flags of the configuration file in place of the defaults.
-func TestManifests(t *testing.T) {
-	s := defaults(t, func(s *settings) {
-		s.Cluster.ControllerManager.ExtraArgs = []arg{{"node-monitor-grace-period", "20s"}, {"leader-elect", "false"}}
-	})
-	pods := map[string]*corev1.Pod{}
-	for _, c := range s.components() {
-		pods[c.name] = c.pod(s.image(c.name))
+// The manifests are those that upstream's kubeadm wrote on a machine called cp, to the letter; only the images come from elsewhere.
+func TestManifestsAreUpstreams(t *testing.T) {
+	want, err := os.ReadFile("testdata/static-pods.yaml")
+	if err != nil {
+		t.Fatal(err)
 	}
-	api := pods["kube-apiserver"].Spec
-	if p := api.Containers[0].LivenessProbe; p.FailureThreshold != 8 || p.PeriodSeconds != 10 || p.TimeoutSeconds != 15 || p.InitialDelaySeconds != 10 || p.HTTPGet.Path != "/livez" || p.HTTPGet.Host != "172.30.0.2" {
-		t.Errorf("liveness probe of the API server: %+v", p)
+	s := defaults(t, func(s *settings) { s.Cluster.CertificatesDir = defaultPKIDir })
+	dir := t.TempDir()
+	var got strings.Builder
+	for _, c := range append([]component{s.etcd()}, s.components()...) {
+		path := filepath.Join(dir, c.name+".yaml")
+		if err := writeYAML(path, c.pod(s.image(c.name)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&got, "# %s.yaml\n%s", c.name, raw)
 	}
-	if p := api.Containers[0].StartupProbe; p.FailureThreshold != 24 {
-		t.Errorf("startup probe of the API server: %+v", p)
+	if got := strings.ReplaceAll(got.String(), "image: docker.io/orrery/", "image: registry.k8s.io/"); got != string(want) {
+		t.Errorf("the manifests differ from testdata/static-pods.yaml:\n%s", got)
 	}
-	if !api.HostNetwork || *api.Priority != 2000001000 || api.Containers[0].Image != "docker.io/orrery/kube-apiserver:v1.36.3" {
-		t.Errorf("spec of the API server: %+v", api)
+}
+
+// kubeadm names no image that a node does not carry.
+func TestImagesAreOnTheNode(t *testing.T) {
+	var carried []string
+	for _, i := range images.All {
+		carried = append(carried, i.References()...)
 	}
-	if pods["kube-controller-manager"].Spec.Containers[0].ReadinessProbe != nil {
-		t.Error("the controller manager has a readiness probe; upstream's has none")
-	}
-	manager := strings.Join(pods["kube-controller-manager"].Spec.Containers[0].Command, " ")
-	for _, flag := range []string{"--leader-elect=false", "--node-monitor-grace-period=20s", "--allocate-node-cidrs=true", "--cluster-cidr=10.244.0.0/16", "--controllers=*,bootstrapsigner,tokencleaner"} {
-		if !strings.Contains(manager, flag) {
-			t.Errorf("the controller manager lacks %s: %s", flag, manager)
+	s := defaults(t)
+	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "coredns"} {
+		if ref := s.image(name); !slices.Contains(carried, ref) {
+			t.Errorf("%s is not among %v", ref, carried)
 		}
 	}
-	if strings.Contains(manager, "--leader-elect=true") {
-		t.Error("a flag stands twice")
+}
+
+// The flags of the configuration file stand in place of the defaults.
+func TestExtraArgs(t *testing.T) {
+	s := defaults(t, func(s *settings) {
+		s.Cluster.ControllerManager.ExtraArgs = []arg{{"node-monitor-grace-period", "20s"}, {"leader-elect", "false"}}
+		s.Cluster.Etcd.Local = localEtcd{DataDir: "/data", ExtraArgs: []arg{{"snapshot-count", "5"}}}
+	})
+	for _, tt := range []struct {
+		component component
+		has       []string
+		hasNot    string
+	}{
+		{s.components()[1], []string{"--leader-elect=false", "--node-monitor-grace-period=20s", "--allocate-node-cidrs=true"}, "--leader-elect=true"},
+		{s.etcd(), []string{"--snapshot-count=5", "--data-dir=/data"}, "--snapshot-count=10000"},
+	} {
+		command := tt.component.command()
+		for _, flag := range tt.has {
+			if !slices.Contains(command, flag) {
+				t.Errorf("%s lacks %s: %v", tt.component.name, flag, command)
+			}
+		}
+		if slices.Contains(command, tt.hasNot) {
+			t.Errorf("a flag of %s stands twice: %v", tt.component.name, command)
+		}
+	}
+}
+
+// reset empties the folder that etcd's manifest names, and leaves the folder itself.
+func TestResetDeletesTheDataOfEtcd(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "data", "member", "wal"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := defaults(t, func(s *settings) { s.Cluster.Etcd.Local.DataDir = filepath.Join(dir, "data") })
+	manifest := filepath.Join(dir, "etcd.yaml")
+	if err := writeYAML(manifest, s.etcd().pod("etcd"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeEtcdMember(manifest); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "data")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

@@ -1,14 +1,11 @@
 // Command kubeadm turns a machine into a cluster's first node (init) or into a
 // further one (join), with upstream's phases, files and messages.
 //
-//	init:  preflight → certs → kubeconfig → kubelet-start → control-plane (static
-//	       pods) → wait → upload-config → mark-control-plane → bootstrap-token →
+//	init:  preflight → certs → kubeconfig → etcd and control-plane (static pods) →
+//	       kubelet-start → wait → upload-config → mark-control-plane → bootstrap-token →
 //	       kubelet-finalize → addon
 //	join:  discovery (anonymous, checked by token signature and CA pin) →
 //	       kubelet-start → TLS bootstrap
-//
-// The API server holds etcd inside (see apiserver/store), so there is no etcd
-// manifest; the certificates of etcd stand where upstream's do.
 //
 // Upstream: cmd/kubeadm. Left out: further control-plane nodes, upgrade,
 // external etcd and CA, "phase" subcommands, patches.

@@ -16,16 +16,17 @@ import (
 
 // component describes one static pod of the control plane.
 type component struct {
-	name   string
-	cpu    string
-	args   map[string]string
-	extra  []arg
-	mounts []mount
-	// host, port and the paths of the probes; an empty ready has no readiness probe.
-	host  string
-	port  int32
-	live  string
-	ready string
+	name        string
+	cpu, memory string
+	args        map[string]string
+	extra       []arg
+	mounts      []mount
+	annotations map[string]string
+	// scheme, host, port and the paths of the probes; an empty ready has no readiness probe.
+	scheme               corev1.URIScheme
+	host                 string
+	port                 int32
+	live, ready, startup string
 }
 
 type mount struct {
@@ -42,9 +43,51 @@ var caMounts = []mount{
 	{name: "usr-share-ca-certificates", path: "/usr/share/ca-certificates"},
 }
 
-// components are the static pods of the control plane with upstream's flags.
-// Where upstream runs etcd in a pod of its own, the API server gets the flags
-// that make it run etcd inside.
+// withCAs are a component's mounts in order of name, with those that it shares with others.
+func withCAs(own ...mount) []mount {
+	all := append(own, caMounts...)
+	sort.Slice(all, func(i, j int) bool { return all[i].name < all[j].name })
+	return all
+}
+
+// etcd is the static pod in which the API server keeps everything: the first and only member of its cluster.
+//
+// Upstream: cmd/kubeadm/app/phases/etcd/local.go, GetEtcdPodSpec. Left out: further members.
+func (s *settings) etcd() component {
+	pki, dir, node := s.Cluster.CertificatesDir+"/etcd", s.Cluster.Etcd.Local.DataDir, s.Init.NodeRegistration.Name
+	url := func(host string, port int) string { return fmt.Sprintf("https://%s:%d", host, port) }
+	ip := s.Init.LocalAPIEndpoint.AdvertiseAddress
+	clients, members := url(ip, 2379), url(ip, 2380)
+	return component{
+		name: "etcd", cpu: "100m", memory: "100Mi", extra: s.Cluster.Etcd.Local.ExtraArgs,
+		scheme: corev1.URISchemeHTTP, host: "127.0.0.1", port: 2381, live: "/livez", ready: "/readyz", startup: "/readyz",
+		annotations: map[string]string{"kubeadm.kubernetes.io/etcd.advertise-client-urls": clients},
+		mounts:      []mount{{name: "etcd-data", path: dir, writable: true}, {name: "etcd-certs", path: pki, writable: true}},
+		args: map[string]string{
+			"advertise-client-urls":          clients,
+			"cert-file":                      pki + "/server.crt",
+			"client-cert-auth":               "true",
+			"data-dir":                       dir,
+			"feature-gates":                  "InitialCorruptCheck=true",
+			"initial-advertise-peer-urls":    members,
+			"initial-cluster":                node + "=" + members,
+			"key-file":                       pki + "/server.key",
+			"listen-client-urls":             url("127.0.0.1", 2379) + "," + clients,
+			"listen-metrics-urls":            "http://127.0.0.1:2381",
+			"listen-peer-urls":               members,
+			"name":                           node,
+			"peer-cert-file":                 pki + "/peer.crt",
+			"peer-client-cert-auth":          "true",
+			"peer-key-file":                  pki + "/peer.key",
+			"peer-trusted-ca-file":           pki + "/ca.crt",
+			"snapshot-count":                 "10000",
+			"trusted-ca-file":                pki + "/ca.crt",
+			"watch-progress-notify-interval": "5s",
+		},
+	}
+}
+
+// components are the other static pods of the control plane, with upstream's flags.
 //
 // Upstream: cmd/kubeadm/app/phases/controlplane/manifests.go.
 func (s *settings) components() []component {
@@ -72,9 +115,10 @@ func (s *settings) components() []component {
 		manager["allocate-node-cidrs"], manager["cluster-cidr"] = "true", pods
 	}
 	return []component{{
-		name: "kube-apiserver", cpu: "250m", host: ip, port: int32(port), live: "/livez", ready: "/readyz",
-		extra:  s.Cluster.APIServer.ExtraArgs,
-		mounts: append([]mount{{name: "k8s-certs", path: pki}, {name: "etcd-data", path: etcdDataDir, writable: true}}, caMounts...),
+		name: "kube-apiserver", cpu: "250m", scheme: corev1.URISchemeHTTPS, host: ip, port: int32(port), live: "/livez", ready: "/readyz", startup: "/livez",
+		annotations: map[string]string{"kubeadm.kubernetes.io/kube-apiserver.advertise-address.endpoint": fmt.Sprintf("%s:%d", ip, port)},
+		extra:       s.Cluster.APIServer.ExtraArgs,
+		mounts:      withCAs(mount{name: "k8s-certs", path: pki}),
 		args: map[string]string{
 			"advertise-address":                  ip,
 			"allow-privileged":                   "true",
@@ -82,13 +126,10 @@ func (s *settings) components() []component {
 			"client-ca-file":                     pki + "/ca.crt",
 			"enable-admission-plugins":           "NodeRestriction",
 			"enable-bootstrap-token-auth":        "true",
-			"data-dir":                           etcdDataDir,
 			"etcd-cafile":                        pki + "/etcd/ca.crt",
 			"etcd-certfile":                      pki + "/apiserver-etcd-client.crt",
 			"etcd-keyfile":                       pki + "/apiserver-etcd-client.key",
-			"etcd-listen-client-urls":            "https://127.0.0.1:2379,https://" + ip + ":2379",
-			"etcd-server-cert-file":              pki + "/etcd/server.crt",
-			"etcd-server-key-file":               pki + "/etcd/server.key",
+			"etcd-servers":                       "https://127.0.0.1:2379",
 			"kubelet-client-certificate":         pki + "/apiserver-kubelet-client.crt",
 			"kubelet-client-key":                 pki + "/apiserver-kubelet-client.key",
 			"kubelet-preferred-address-types":    "InternalIP,ExternalIP,Hostname",
@@ -108,11 +149,11 @@ func (s *settings) components() []component {
 			"tls-private-key-file":               pki + "/apiserver.key",
 		},
 	}, {
-		name: "kube-controller-manager", cpu: "200m", host: "127.0.0.1", port: 10257, live: "/healthz",
+		name: "kube-controller-manager", cpu: "200m", scheme: corev1.URISchemeHTTPS, host: "127.0.0.1", port: 10257, live: "/healthz", startup: "/healthz",
 		extra: s.Cluster.ControllerManager.ExtraArgs, args: manager,
-		mounts: append([]mount{{name: "k8s-certs", path: pki}, {name: "kubeconfig", path: conf("controller-manager.conf"), kind: corev1.HostPathFileOrCreate}}, caMounts...),
+		mounts: withCAs(mount{name: "k8s-certs", path: pki}, mount{name: "kubeconfig", path: conf("controller-manager.conf"), kind: corev1.HostPathFileOrCreate}),
 	}, {
-		name: "kube-scheduler", cpu: "100m", host: "127.0.0.1", port: 10259, live: "/livez", ready: "/readyz",
+		name: "kube-scheduler", cpu: "100m", scheme: corev1.URISchemeHTTPS, host: "127.0.0.1", port: 10259, live: "/livez", ready: "/readyz", startup: "/livez",
 		extra:  s.Cluster.Scheduler.ExtraArgs,
 		mounts: []mount{{name: "kubeconfig", path: conf("scheduler.conf"), kind: corev1.HostPathFileOrCreate}},
 		args: map[string]string{
@@ -146,7 +187,7 @@ func (c component) command() []string {
 func (c component) probe(path string, initialDelay, period, timeout, failures int32) *corev1.Probe {
 	return &corev1.Probe{
 		ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
-			Host: c.host, Path: path, Port: intstr.FromString("probe-port"), Scheme: corev1.URISchemeHTTPS,
+			Host: c.host, Path: path, Port: intstr.FromString("probe-port"), Scheme: c.scheme,
 		}},
 		InitialDelaySeconds: initialDelay, PeriodSeconds: period, TimeoutSeconds: timeout, FailureThreshold: failures,
 	}
@@ -159,7 +200,10 @@ func (c component) pod(image string) *corev1.Pod {
 		Ports:         []corev1.ContainerPort{{Name: "probe-port", ContainerPort: c.port, Protocol: corev1.ProtocolTCP}},
 		Resources:     corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(c.cpu)}},
 		LivenessProbe: c.probe(c.live, 10, 10, 15, 8),
-		StartupProbe:  c.probe(c.live, 10, 10, 15, 24),
+		StartupProbe:  c.probe(c.startup, 10, 10, 15, 24),
+	}
+	if c.memory != "" {
+		container.Resources.Requests[corev1.ResourceMemory] = resource.MustParse(c.memory)
 	}
 	if c.ready != "" {
 		container.ReadinessProbe = c.probe(c.ready, 0, 1, 15, 3)
@@ -167,7 +211,7 @@ func (c component) pod(image string) *corev1.Pod {
 	pod := &corev1.Pod{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name: c.name, Namespace: metav1.NamespaceSystem,
+			Name: c.name, Namespace: metav1.NamespaceSystem, Annotations: c.annotations,
 			Labels: map[string]string{"component": c.name, "tier": "control-plane"},
 		},
 		Spec: corev1.PodSpec{
@@ -175,10 +219,6 @@ func (c component) pod(image string) *corev1.Pod {
 			SecurityContext: &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 		},
 	}
-	if c.name == "kube-apiserver" {
-		pod.Annotations = map[string]string{"kubeadm.kubernetes.io/kube-apiserver.advertise-address.endpoint": fmt.Sprintf("%s:%d", c.host, c.port)}
-	}
-	sort.Slice(c.mounts, func(i, j int) bool { return c.mounts[i].name < c.mounts[j].name })
 	for _, m := range c.mounts {
 		kind := m.kind
 		if kind == "" {
@@ -188,20 +228,39 @@ func (c component) pod(image string) *corev1.Pod {
 			HostPath: &corev1.HostPathVolumeSource{Path: m.path, Type: &kind}}})
 		container.VolumeMounts = append(container.VolumeMounts, corev1.VolumeMount{Name: m.name, MountPath: m.path, ReadOnly: !m.writable})
 	}
+	sort.Slice(pod.Spec.Volumes, func(i, j int) bool { return pod.Spec.Volumes[i].Name < pod.Spec.Volumes[j].Name })
 	pod.Spec.Containers = []corev1.Container{container}
 	return pod
+}
+
+// writeEtcd writes etcd's manifest, and makes the folder of its data: the kubelet would let others read it.
+//
+// Upstream: cmd/kubeadm/app/cmd/phases/init/etcd.go, runEtcdPhaseLocal.
+func (s *settings) writeEtcd() error {
+	if err := os.MkdirAll(s.Cluster.Etcd.Local.DataDir, 0o700); err != nil {
+		return err
+	}
+	fmt.Printf("[etcd] Creating static Pod manifest for local etcd in %q\n", manifestsDir)
+	return s.writeManifest(s.etcd())
 }
 
 func (s *settings) writeManifests() error {
 	fmt.Printf("[control-plane] Using manifest folder %q\n", manifestsDir)
 	for _, c := range s.components() {
 		fmt.Printf("[control-plane] Creating static Pod manifest for %q\n", c.name)
-		if err := writeYAML(filepath.Join(manifestsDir, c.name+".yaml"), c.pod(s.image(c.name)), 0o600); err != nil {
+		if err := s.writeManifest(c); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+func (s *settings) writeManifest(c component) error {
+	return writeYAML(manifestFile(c.name), c.pod(s.image(c.name)), 0o600)
+}
+
+// manifestFile is where a component's static pod stands.
+func manifestFile(component string) string { return filepath.Join(manifestsDir, component+".yaml") }
 
 // writeYAML writes an object as upstream does: no creationTimestamp, mode 0600
 // for what holds secrets, whole or not at all.

@@ -99,13 +99,13 @@ func (s *settings) initChecks() []check {
 			mib := memoryMiB()
 			return failIf(mib < 1700, "the system RAM (%d MB) is less than the minimum 1700 MB", mib)
 		}},
-		check{"DirAvailable--var-lib-etcd", dirEmpty(etcdDataDir)},
+		check{"DirAvailable--var-lib-etcd", dirEmpty(s.Cluster.Etcd.Local.DataDir)},
 	)
 	for _, port := range []int{s.Init.LocalAPIEndpoint.BindPort, 10259, 10257, 2379, 2380} {
 		checks = append(checks, check{fmt.Sprintf("Port-%d", port), portFree(port)})
 	}
-	for _, c := range s.components() {
-		checks = append(checks, fileAbsent(filepath.Join(manifestsDir, c.name+".yaml")))
+	for _, c := range append(s.components(), s.etcd()) {
+		checks = append(checks, fileAbsent(manifestFile(c.name)))
 	}
 	return checks
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 	kubelet "k8s.io/kubelet/config/v1beta1"
 	"sigs.k8s.io/yaml"
 )
@@ -46,6 +47,7 @@ func resetCommand() *cobra.Command {
 //
 // Upstream: cmd/kubeadm/app/cmd/reset.go.
 func reset(ctx context.Context) error {
+	failed := []error{removeEtcdMember(manifestFile("etcd"))}
 	fmt.Println("[reset] Stopping the kubelet service")
 	if err := systemctl(ctx, "stop", "kubelet"); err != nil {
 		fmt.Printf("[reset] The kubelet service could not be stopped by kubeadm: [%v]\n", err)
@@ -55,10 +57,9 @@ func reset(ctx context.Context) error {
 	for _, dir := range []string{kubeletDir, runtimeDir} {
 		unmountBelow(ctx, dir)
 	}
-	dirs := []string{manifestsDir, defaultPKIDir, kubeletDir, runtimeDir}
-	fmt.Printf("[reset] Deleting contents of directories: %v\n", append([]string{etcdDataDir}, dirs...))
-	var failed []error
-	for _, dir := range append([]string{etcdDataDir}, dirs...) {
+	dirs := []string{manifestsDir, kubeletDir, runtimeDir, defaultPKIDir}
+	fmt.Printf("[reset] Deleting contents of directories: %v\n", dirs)
+	for _, dir := range dirs {
 		failed = append(failed, removeContents(dir))
 	}
 	var files []string
@@ -77,6 +78,30 @@ network filtering rules and kubeconfig files.
 
 `)
 	return errors.Join(failed...)
+}
+
+// removeEtcdMember deletes the data of the etcd whose manifest is in a file, or of one where upstream's would be.
+// There is no other member that would have to be told.
+//
+// Upstream: cmd/kubeadm/app/cmd/phases/reset/removeetcdmember.go.
+func removeEtcdMember(manifest string) error {
+	dir := etcdDataDir
+	if raw, err := os.ReadFile(manifest); err == nil {
+		var pod corev1.Pod
+		if err := yaml.Unmarshal(raw, &pod); err != nil {
+			return fmt.Errorf("reading %s: %w", manifest, err)
+		}
+		for _, v := range pod.Spec.Volumes {
+			if v.Name == "etcd-data" && v.HostPath != nil {
+				dir = v.HostPath.Path
+			}
+		}
+	}
+	if err := removeContents(dir); err != nil {
+		return err
+	}
+	fmt.Printf("[reset] Deleted contents of the etcd data directory: %v\n", dir)
+	return nil
 }
 
 // removePods ends all pods. A runtime of its own is asked over CRI, and takes the pods' network down too. Our CRI service

@@ -38,7 +38,7 @@ func simCommand(c *lab.Cluster) *cobra.Command {
 		}
 		slog.SetDefault(slog.New(slog.NewTextHandler(logs, nil)))
 		if dataDir != "" {
-			store, err := etcd.Embed(etcd.EmbedConfig{DataDir: dataDir, Name: "sim", ReadyWithin: time.Minute})
+			store, err := etcd.Embed(etcd.EmbedConfig{DataDir: dataDir, ReadyWithin: time.Minute})
 			if err != nil {
 				return err
 			}

@@ -1,9 +1,11 @@
 package images
 
+import "cmp"
+
 // Repository is the prefix of every component image's name; kubeadm's imageRepository.
 const Repository = "docker.io/orrery"
 
-// Tag is the tag of every component image, the Kubernetes version that Orrery models.
+// Tag is the tag of every component image but etcd's, the Kubernetes version that Orrery models.
 const Tag = "v1.36.3"
 
 // The kinds of nodes that an image can be for; also the folder of its archive in the node image.
@@ -22,7 +24,9 @@ type Image struct {
 	On string
 	// Iptables says that it stands on the layer of iptables and busybox.
 	Iptables bool
-	// Tags are its tags beside Tag.
+	// Version is its tag in place of Tag, unless it is empty.
+	Version string
+	// Tags are its tags beside that.
 	Tags []string
 }
 
@@ -32,6 +36,7 @@ var All = []Image{
 	{Name: "coredns", On: EveryNode, Programs: []string{"coredns"}},
 	{Name: "podinfo", On: EveryNode, Programs: []string{"podinfo"}, Tags: []string{"2023.03"}},
 	{Name: "busybox", On: EveryNode, Iptables: true},
+	{Name: "etcd", On: ControlPlane, Programs: []string{"etcd"}, Version: "3.6.8-0"},
 	{Name: "cni", On: EveryNode, Programs: []string{"orrery-cnid", "orrery-cni"}, Iptables: true},
 	{Name: "kube-proxy", On: EveryNode, Programs: []string{"kube-proxy"}, Iptables: true},
 	{Name: "ingress", On: EveryNode, Programs: []string{"orrery-ingress"}},
@@ -45,8 +50,8 @@ var MetricsServer = Image{Name: "metrics-server", Programs: []string{"metrics-se
 
 // References are the full names under which the image is known in a node.
 func (i Image) References() []string {
-	refs := []string{Repository + "/" + i.Name + ":" + Tag}
-	for _, tag := range i.Tags {
+	var refs []string
+	for _, tag := range append([]string{cmp.Or(i.Version, Tag)}, i.Tags...) {
 		refs = append(refs, Repository+"/"+i.Name+":"+tag)
 	}
 	return refs

@@ -54,7 +54,7 @@ func TestControlPlaneIsPods(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		for name, want := range map[string]int{"kube-apiserver-" + head: 1, "kube-controller-manager-" + head: 1, "kube-scheduler-" + head: 1, "kube-proxy-": 3, "cni": 3, "coredns-": 2} {
+		for name, want := range map[string]int{"etcd-" + head: 1, "kube-apiserver-" + head: 1, "kube-controller-manager-" + head: 1, "kube-scheduler-" + head: 1, "kube-proxy-": 3, "cni": 3, "coredns-": 2} {
 			running := regexp.MustCompile(`(?m)^\S+ +\S*`+regexp.QuoteMeta(name)+`\S* +1/1 +Running`).FindAllString(out, -1)
 			if len(running) != want {
 				return fmt.Errorf("%d pods of %q run, want %d:\n%s", len(running), name, want, out)

@@ -2,9 +2,11 @@ package peers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -40,7 +42,8 @@ type Cluster struct {
 	t       testing.TB
 	pki     *pki
 	apiPort int
-	etcdURL string // of the etcd that is a process apart, once it was started
+	// Where the etcd that is a process apart serves clients and peers, once it was started.
+	etcdURL, etcdPeerURL string
 }
 
 // New makes certificates, and nothing runs yet.
@@ -123,7 +126,9 @@ func (c *Cluster) StartAPIServer(side Side) *Part {
 // that it returns is this one, seen through another of them.
 func (c *Cluster) StartAPIServers(sides ...Side) (views []*Cluster) {
 	c.t.Helper()
-	c.startEtcd()
+	if c.etcdURL == "" {
+		c.startEtcd()
+	}
 	for _, side := range sides {
 		view := *c
 		view.apiPort = freePort(c.t)
@@ -138,10 +143,10 @@ func (c *Cluster) etcdFlags() []string {
 	return []string{"--etcd-cafile=" + p("ca.crt"), "--etcd-certfile=" + p("etcd-client.crt"), "--etcd-keyfile=" + p("etcd-client.key"), "--etcd-servers=" + c.etcdURL}
 }
 
-func (c *Cluster) runAPIServer(side Side, store ...string) *Part {
-	c.t.Helper()
+// apiServerFlags are kubeadm's.
+func (c *Cluster) apiServerFlags(store ...string) []string {
 	p := c.pki.path
-	args := append(store,
+	return append(store,
 		"--advertise-address=127.0.0.1", "--bind-address=127.0.0.1", "--allow-privileged=true", "--authorization-mode=Node,RBAC",
 		"--client-ca-file="+p("ca.crt"), "--enable-admission-plugins=NodeRestriction", "--enable-bootstrap-token-auth=true",
 		"--kubelet-client-certificate="+p("apiserver-kubelet-client.crt"), "--kubelet-client-key="+p("apiserver-kubelet-client.key"),
@@ -154,11 +159,27 @@ func (c *Cluster) runAPIServer(side Side, store ...string) *Part {
 		"--service-account-signing-key-file="+p("sa.key"), "--service-cluster-ip-range=10.96.0.0/12",
 		"--tls-cert-file="+p("apiserver.crt"), "--tls-private-key-file="+p("apiserver.key"),
 	)
+}
+
+// TryAPIServer runs one that is expected to give up, on the etcd apart, and tells its exit code and how long it took.
+func (c *Cluster) TryAPIServer(side Side) (code int, took time.Duration) {
+	c.t.Helper()
+	cmd := exec.CommandContext(c.t.Context(), binary(c.t, side, "kube-apiserver"), c.apiServerFlags(c.etcdFlags()...)...)
+	began := time.Now()
+	out, err := cmd.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		c.t.Fatalf("%v\n%s", err, out)
+	}
+	return cmd.ProcessState.ExitCode(), time.Since(began)
+}
+
+func (c *Cluster) runAPIServer(side Side, store ...string) *Part {
+	c.t.Helper()
 	part := &Part{}
 	admin := c.Admin().RESTClient()
 	binary(c.t, side, "kube-apiserver") // building it is not part of its start
 	began := time.Now()
-	part.process = c.start(side, "kube-apiserver", args...)
+	part.process = c.start(side, "kube-apiserver", c.apiServerFlags(store...)...)
 	c.Wait("kube-apiserver ready", func(ctx context.Context) error { return admin.Get().AbsPath("/readyz").MaxRetries(0).Do(ctx).Error() })
 	part.ReadyAfter = time.Since(began)
 	// The first thing that any object in it asks for.
@@ -170,10 +191,19 @@ func (c *Cluster) runAPIServer(side Side, store ...string) *Part {
 
 func (c *Cluster) dataDir() string { return filepath.Join(c.Dir, "etcd") }
 
+// StartEtcd runs an etcd apart; one that was stopped or killed comes back where it was.
+func (c *Cluster) StartEtcd() *Part {
+	c.t.Helper()
+	return &Part{process: c.startEtcd()}
+}
+
 // startEtcd runs an etcd server on the data directory, whoever wrote it, and waits until it listens.
 func (c *Cluster) startEtcd() *process {
 	p := c.pki.path
-	client, peer := fmt.Sprintf("https://127.0.0.1:%d", freePort(c.t)), fmt.Sprintf("http://127.0.0.1:%d", freePort(c.t))
+	if c.etcdURL == "" {
+		c.etcdURL, c.etcdPeerURL = fmt.Sprintf("https://127.0.0.1:%d", freePort(c.t)), fmt.Sprintf("http://127.0.0.1:%d", freePort(c.t))
+	}
+	client, peer := c.etcdURL, c.etcdPeerURL
 	etcd := c.start(Upstream, "etcd", "--name=default", "--data-dir="+c.dataDir(), "--log-level=warn",
 		"--listen-client-urls="+client, "--advertise-client-urls="+client, "--client-cert-auth=true",
 		"--trusted-ca-file="+p("ca.crt"), "--cert-file="+p("apiserver.crt"), "--key-file="+p("apiserver.key"),
@@ -186,7 +216,6 @@ func (c *Cluster) startEtcd() *process {
 		}
 		return conn.Close()
 	})
-	c.etcdURL = client
 	return etcd
 }
 
@@ -194,7 +223,7 @@ func (c *Cluster) startEtcd() *process {
 func (c *Cluster) Store() store.Store {
 	c.t.Helper()
 	p := c.pki.path
-	s, err := etcd.Open(etcd.Config{Servers: []string{c.etcdURL}, CAFile: p("ca.crt"), CertFile: p("etcd-client.crt"), KeyFile: p("etcd-client.key")})
+	s, err := etcd.Open(c.t.Context(), etcd.Config{Servers: []string{c.etcdURL}, CAFile: p("ca.crt"), CertFile: p("etcd-client.crt"), KeyFile: p("etcd-client.key")})
 	if err != nil {
 		c.t.Fatal(err)
 	}

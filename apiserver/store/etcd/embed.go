@@ -15,31 +15,19 @@ import (
 type EmbedConfig struct {
 	// DataDir is where it keeps its data, as etcd's --data-dir.
 	DataDir string
-	// Name is the member's name; it stays in the data directory.
-	Name string
-	// ClientURLs are where it serves other clients, such as etcdctl; all https.
-	// With none it serves this process only.
-	ClientURLs []string
-	// CertFile and KeyFile are its serving certificate; clients must have one that
-	// CAFile signed.
-	CertFile, KeyFile, CAFile string
 	// ReadyWithin bounds the start.
 	ReadyWithin time.Duration
 }
 
 // Embed starts an etcd server of one member and returns a store that talks to
-// it by direct calls. Close stops it.
+// it by direct calls. It serves nobody else. Close stops it.
 //
 // Upstream: go.etcd.io/etcd/server/v3/embed, StartEtcd.
 func Embed(c EmbedConfig) (*Store, error) {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return nil, err
 	}
-	cfg, err := c.config()
-	if err != nil {
-		return nil, err
-	}
-	server, err := embed.StartEtcd(cfg)
+	server, err := embed.StartEtcd(c.config())
 	if err != nil {
 		return nil, fmt.Errorf("starting etcd in %s: %w", c.DataDir, err)
 	}
@@ -59,37 +47,21 @@ func Embed(c EmbedConfig) (*Store, error) {
 	return newStore(v3client.New(server.Server), stop), nil
 }
 
-func (c EmbedConfig) config() (*embed.Config, error) {
+func (c EmbedConfig) config() *embed.Config {
 	cfg := embed.NewConfig()
-	cfg.Dir, cfg.Name = c.DataDir, c.Name
+	cfg.Dir = c.DataDir
 	// Below fatal it also complains of its own shutdown.
 	cfg.LogLevel, cfg.LogOutputs = "fatal", []string{"stderr"}
-	// One member has no peers: it advertises an address on which nobody listens.
-	cfg.ListenPeerUrls = nil
+	// One member has no peers: it advertises addresses on which nobody listens.
+	cfg.ListenPeerUrls, cfg.ListenClientUrls = nil, nil
 	cfg.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "localhost:2380"}}
+	cfg.AdvertiseClientUrls = []url.URL{{Scheme: "http", Host: "localhost:2379"}}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = nil, []url.URL{{Scheme: "http", Host: "localhost:2379"}}
-	for i, s := range c.ClientURLs {
-		u, err := url.Parse(s)
-		if err != nil {
-			return nil, err
-		}
-		if u.Scheme != "https" || c.CertFile == "" || c.CAFile == "" {
-			return nil, fmt.Errorf("etcd serves clients by mutual TLS only: %s needs https, a certificate and a CA", s)
-		}
-		if i == 0 {
-			cfg.AdvertiseClientUrls = nil
-		}
-		cfg.ListenClientUrls = append(cfg.ListenClientUrls, *u)
-		cfg.AdvertiseClientUrls = append(cfg.AdvertiseClientUrls, *u)
-	}
-	cfg.ClientTLSInfo.CertFile, cfg.ClientTLSInfo.KeyFile = c.CertFile, c.KeyFile
-	cfg.ClientTLSInfo.TrustedCAFile, cfg.ClientTLSInfo.ClientCertAuth = c.CAFile, c.CAFile != ""
 	cfg.WatchProgressNotifyInterval = 5 * time.Second
 	// One member elects itself: there is nobody to wait for, or whose heartbeat could be missed.
 	cfg.TickMs, cfg.ElectionMs = 10, 50
 	cfg.InitialElectionTickAdvance = true
 	// Nor is there anybody who would have to catch up: what is applied need not stay in memory.
 	cfg.SnapshotCatchUpEntries = 100
-	return cfg, nil
+	return cfg
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 )
 
 // Store is a store.Store over an etcd client. Make it with Open or Embed.
@@ -48,6 +51,8 @@ const (
 	leaseReuse     = time.Minute
 	leaseMaxShares = 1000
 	dialTimeout    = 20 * time.Second
+	dialAgain      = 50 * time.Millisecond
+	askTimeout     = 100 * time.Millisecond
 	// maxMessage is the largest answer that is read: a list of many objects.
 	maxMessage = 2<<30 - 1
 )
@@ -61,20 +66,42 @@ type Config struct {
 	CAFile, CertFile, KeyFile string
 }
 
-// Open connects to an external etcd. It does not wait for it to answer.
-func Open(c Config) (*Store, error) {
+// Open connects to an external etcd. It waits dialTimeout for one to be there, and no longer: what started the server
+// starts it again.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/storage/storagebackend/factory/etcd3.go, newETCD3Client.
+func Open(ctx context.Context, c Config) (*Store, error) {
 	tlsConfig, err := c.tls()
 	if err != nil {
 		return nil, err
 	}
 	client, err := clientv3.New(clientv3.Config{
-		Endpoints: c.Servers, TLS: tlsConfig, DialTimeout: dialTimeout, DialKeepAliveTime: 30 * time.Second,
+		Endpoints: c.Servers, TLS: tlsConfig, DialKeepAliveTime: 30 * time.Second,
 		DialKeepAliveTimeout: 10 * time.Second, MaxCallRecvMsgSize: maxMessage, Logger: zap.NewNop(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connecting to etcd: %w", err)
 	}
+	if err := connect(ctx, client.ActiveConnection()); err != nil {
+		return nil, errors.Join(fmt.Errorf("connecting to etcd at %s: %w", strings.Join(c.Servers, ","), err), client.Close())
+	}
 	return newStore(client, client.Close), nil
+}
+
+// connect waits until there is a connection. Both may have been started at once, so it tries more often than gRPC does later on.
+func connect(ctx context.Context, conn *grpc.ClientConn) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	again := time.NewTicker(dialAgain)
+	defer again.Stop()
+	for conn.Connect(); conn.GetState() != connectivity.Ready; conn.ResetConnectBackoff() {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 func (c Config) tls() (*tls.Config, error) {
@@ -321,9 +348,16 @@ func (s *Store) Revision(ctx context.Context) (int64, error) {
 	return r.Header.Revision, nil
 }
 
-// Progress implements store.Store.
-func (s *Store) Progress(context.Context) error {
-	return s.failure(s.client.RequestProgress(s.ctx))
+// Progress implements store.Store. While etcd is away there is no stream to ask on; who waits for an answer asks again.
+func (s *Store) Progress(ctx context.Context) error {
+	asking, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), askTimeout) // the stream is that of all watches
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	err := s.failure(s.client.RequestProgress(asking))
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = ctx.Err()
+	}
+	return err
 }
 
 // Compact implements store.Store.
