@@ -88,6 +88,40 @@ func TestStaticPodHasAMirror(t *testing.T) {
 	})
 }
 
+// A manifest that is taken away and put back, as people do to restart a part of the
+// control plane, is the same pod: it runs again, at whatever moment it comes back.
+func TestManifestThatIsPutBackRunsAgain(t *testing.T) {
+	for away := 500 * time.Millisecond; away < 8*time.Second; away += 500 * time.Millisecond {
+		t.Run(away.String(), func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "web.yaml")
+			put := func() {
+				if err := os.WriteFile(file, []byte(manifest), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			put()
+			onNode(t, withManifests(filepath.Dir(file)), func(n *node) {
+				n.settle(3 * time.Second)
+				n.runtime.mu.Lock()
+				n.runtime.stubborn["app"] = away > 4*time.Second // it takes the whole grace to stop
+				n.runtime.mu.Unlock()
+				if err := os.Remove(file); err != nil {
+					t.Fatal(err)
+				}
+				n.settle(away)
+				put()
+				n.settle(40 * time.Second)
+				if starts := n.runtime.startsOf("app", n.began); away > time.Second && len(starts) != 2 {
+					t.Errorf("started at %v", starts)
+				}
+				if pod := n.pod("web-w1"); pod.Status.Phase != corev1.PodRunning || pod.Status.ContainerStatuses[0].State.Running == nil {
+					t.Errorf("%s, %+v", pod.Status.Phase, pod.Status.ContainerStatuses[0].State)
+				}
+			})
+		})
+	}
+}
+
 func TestManifestGetsDefaults(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "web.yaml")
 	if err := os.WriteFile(file, []byte(manifest), 0o644); err != nil {

@@ -55,6 +55,8 @@ const (
 )
 
 // get is the newest status of a pod; a pod that is not known yet has that of the API.
+// That a static pod has ended is not believed: its manifest may have been put back,
+// and if it has ended by itself, its containers tell so again.
 func (m *statusManager) get(pod *corev1.Pod) corev1.PodStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -62,7 +64,7 @@ func (m *statusManager) get(pod *corev1.Pod) corev1.PodStatus {
 		return r.status
 	}
 	if isStatic(pod) {
-		if mirror := m.pods.mirror(pod); mirror != nil && mirror.Annotations[annotationMirror] == pod.Annotations[annotationHash] {
+		if mirror := m.pods.mirror(pod); mirror != nil && mirror.Annotations[annotationMirror] == pod.Annotations[annotationHash] && !isTerminal(mirror.Status.Phase) {
 			return mirror.Status
 		}
 	}

@@ -21,7 +21,8 @@ import (
 //
 //	syncing ──deleted, evicted or done──▶ terminating ──containers stopped──▶ terminated ──cleaned up──▶ finished
 //
-// There is no way back: a static pod whose manifest returns has a new worker.
+// There is no way back: a static pod whose manifest returns has a new worker, when
+// the old one has finished.
 // Each pass waits until the pleg has looked at the pod since the pass before, so
 // a step from one phase to the next takes up to a second.
 //
@@ -64,6 +65,7 @@ type worker struct {
 	interrupt context.CancelFunc // of the pass that is under way
 	admitted  bool
 	began     bool // a pass of syncing has begun
+	left      bool // the pod was taken away; another worker begins anew should it be back
 }
 
 // changed tells a pod's worker that its pod, or what it runs, is not as it was.
@@ -74,6 +76,11 @@ func (ws *workers) changed(uid types.UID) {
 	pod := ws.k.pods.get(uid)
 	ws.mu.Lock()
 	w := ws.byUID[uid]
+	if w != nil && w.over(pod) {
+		delete(ws.byUID, uid)
+		ws.k.status.forget(uid)
+		w = nil
+	}
 	if w == nil && pod != nil && ws.ctx.Err() == nil {
 		w = &worker{uid: uid, wake: make(chan struct{}, 1), pod: pod}
 		if isTerminal(pod.Status.Phase) {
@@ -81,10 +88,6 @@ func (ws *workers) changed(uid types.UID) {
 		}
 		ws.byUID[uid] = w
 		ws.wg.Go(func() { w.run(ws.ctx, ws.k) })
-	}
-	if w != nil && pod == nil && w.is(finished) {
-		delete(ws.byUID, uid)
-		ws.k.status.forget(uid)
 	}
 	ws.mu.Unlock()
 	if w != nil {
@@ -141,6 +144,14 @@ func (w *worker) is(p workerPhase) bool {
 	return w.phase == p
 }
 
+// over says that nothing more comes of the worker: it has finished with a pod that is
+// no more, or is there again.
+func (w *worker) over(pod *corev1.Pod) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.phase == finished && (pod == nil || w.left)
+}
+
 func (w *worker) started() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -165,6 +176,7 @@ func (w *worker) poke() {
 func (w *worker) hurry(pod *corev1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.left = w.left || pod == nil
 	if w.interrupt == nil {
 		return
 	}
@@ -194,7 +206,7 @@ func (w *worker) run(ctx context.Context, k *Kubelet) {
 		}
 		due = time.After(delay)
 	}
-	if k.pods.get(w.uid) == nil { // nobody will ask for it any more
+	if w.over(k.pods.get(w.uid)) { // nobody else will ask for it
 		k.workers.changed(w.uid)
 	}
 }
@@ -208,6 +220,7 @@ func (w *worker) pass(ctx context.Context, k *Kubelet) (time.Duration, error) {
 	if wanted != nil {
 		w.pod = wanted
 	}
+	w.left = w.left || wanted == nil
 	if w.phase == syncing && (wanted == nil || wanted.DeletionTimestamp != nil) {
 		w.phase = terminating
 	}
