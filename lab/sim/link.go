@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -216,8 +217,9 @@ type linkConn struct {
 	once   sync.Once
 
 	mu      sync.Mutex
-	writeBy time.Time // guarded by mu
-	read    time.Time // when the last bytes were handed out; for the one reader
+	writeBy time.Time   // guarded by mu
+	read    time.Time   // when the last bytes were handed out; for the one reader
+	asked   atomic.Bool // something was written since
 }
 
 // pass waits until the link lets bytes through, or until the deadline if there is one.
@@ -245,7 +247,8 @@ func (c *linkConn) Read(b []byte) (int, error) {
 		return n, err
 	}
 	gate, delay := c.link.state()
-	if delay > 0 && time.Since(c.read) > delay/10 { // what follows at once belongs to the same answer
+	// What follows at once belongs to the same answer, unless there was a question between.
+	if asked := c.asked.Swap(false); delay > 0 && (asked || time.Since(c.read) > delay/10) {
 		t := time.NewTimer(delay)
 		defer t.Stop()
 		select {
@@ -270,6 +273,7 @@ func (c *linkConn) Write(b []byte) (int, error) {
 	if err := c.pass(gate, by); err != nil {
 		return 0, err
 	}
+	c.asked.Store(true)
 	return c.Conn.Write(b)
 }
 
