@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -105,7 +105,7 @@ func (r *Recorder) Event(obj runtime.Object, eventType, reason, message string) 
 	ev := &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: ns,
-			Name:      fmt.Sprintf("%s.%x", ref.Name, now.UnixNano()+rand.Int64N(1000)),
+			Name:      fmt.Sprintf("%s.%x", ref.Name, nameTime(now.Time)),
 		},
 		InvolvedObject: *ref, Reason: reason, Message: message, Type: eventType,
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,
@@ -117,6 +117,21 @@ func (r *Recorder) Event(obj runtime.Object, eventType, reason, message string) 
 	case w.queue <- ev:
 	default:
 		slog.Warn("event dropped, too many wait", "component", r.component, "reason", reason)
+	}
+}
+
+// lastNameTime is in the name of the newest event of this process.
+var lastNameTime atomic.Int64
+
+// nameTime is now in nanoseconds, or a little later: two events about one object at
+// one moment, by whatever recorder, must not have the same name.
+func nameTime(now time.Time) int64 {
+	for {
+		last := lastNameTime.Load()
+		next := max(now.UnixNano(), last+1)
+		if lastNameTime.CompareAndSwap(last, next) {
+			return next
+		}
 	}
 }
 

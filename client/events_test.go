@@ -87,3 +87,21 @@ func TestEventsAreWrittenInParallelAndCountedInTurn(t *testing.T) {
 		})
 	}
 }
+
+// Two events of one moment about one object are two, whoever tells of them.
+func TestEventsOfOneMomentHaveNamesOfTheirOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // the clock stands still
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}}
+		names := map[string]bool{}
+		for i := range 100 {
+			r := NewRecorder(nil, fmt.Sprint(i), "")
+			for j := range 10 {
+				r.Event(pod, corev1.EventTypeNormal, "Happened", fmt.Sprint(j))
+				names[(<-r.writers[0].queue).Name] = true
+			}
+		}
+		if len(names) != 1000 {
+			t.Errorf("1000 events have %d names", len(names))
+		}
+	})
+}
