@@ -88,9 +88,10 @@ type chaos struct {
 	siege    bool // every other schedule has one
 	besieged bool // it has begun
 
-	// tainted is when a node got its NoExecute taint, known when the controllers
-	// surely saw it.
+	// tainted is when a node had its NoExecute taint not yet, known when the controllers
+	// surely saw it, looked when it was last looked for.
 	tainted, known map[string]time.Duration
+	looked         time.Duration
 	// missed is when a node got a taint whose end the controllers may not have seen.
 	missed   map[string]time.Duration
 	evicted  map[types.UID]bool

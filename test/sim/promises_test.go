@@ -117,7 +117,7 @@ func (c *chaos) evictionsAreDue() {
 		since, was := c.tainted[n.Name]
 		if is := tainted(n, corev1.TaintEffectNoExecute); is && !was {
 			c.tell(n.Name + " is tainted NoExecute")
-			c.tainted[n.Name], c.known[n.Name] = c.at(), max(c.at(), c.blind)
+			c.tainted[n.Name], c.known[n.Name] = c.looked, max(c.at(), c.blind) // at some time between
 			if since, ok := c.missed[n.Name]; ok && c.at() <= c.blind+10*time.Second {
 				c.tainted[n.Name] = since
 			}
@@ -131,6 +131,7 @@ func (c *chaos) evictionsAreDue() {
 			c.known[n.Name] = max(c.known[n.Name], c.blind)
 		}
 	}
+	c.looked = c.at()
 	for _, p := range c.pods.List() {
 		at, dead := c.tainted[p.Spec.NodeName]
 		if !dead && byTaint(p) {
