@@ -231,15 +231,22 @@ func TestAVersionThatIsTooOldMeansANewList(t *testing.T) {
 	follow(t, func(s *scriptedServer, inf *Informer[*corev1.ConfigMap], heard func() []string) {
 		w := <-s.watches
 		heard()
+		w <- "!"
+		w = <-s.watches
 		s.mu.Lock()
 		s.items, s.version = []string{"b", "z"}, "99"
 		s.mu.Unlock()
+		began := time.Now()
 		w <- `{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410,"message":"too old"}}`
 		<-s.watches
+		// This answer too has its wait, and a longer one than the failure before.
+		if d := time.Since(began); d < 1600*time.Millisecond || d > 3200*time.Millisecond {
+			t.Errorf("lists after %v, not 1.6 to 3.2 s", d)
+		}
 		got := heard()
 		slices.Sort(got)
 		equal(t, "what changed meanwhile", got, "+z", "-a", "~b")
-		equal(t, "requests", s.seen(), "list", "watch@10", "list", "watch@99")
+		equal(t, "requests", s.seen(), "list", "watch@10", "watch@10", "list", "watch@99")
 	})
 }
 

@@ -117,6 +117,13 @@ func testLabels(t *testing.T, ns string) {
 }
 
 func testLogsAndExec(t *testing.T, ns string) {
+	// What the deployment was scaled down from is still ending.
+	eventually(t, time.Minute, func() error {
+		if pods := strings.Fields(kubectl(t, "get", "pods", "-l", "app=web", "-n", ns, "-o", "name")); len(pods) != 1 {
+			return fmt.Errorf("pods: %v", pods)
+		}
+		return nil
+	})
 	pod := eventuallyGet(t, "{.items[0].metadata.name}", "pods", "-l", "app=web", "-n", ns)
 	eventually(t, 30*time.Second, func() error { return contains(kubectl(t, "logs", pod, "-n", ns), "listening") })
 	must(t, contains(kubectl(t, "logs", "deployment/web", "-n", ns, "--timestamps", "--tail=1"), "T"))

@@ -231,7 +231,7 @@ func TestAPIServerIsAway(t *testing.T) {
 		})
 	}
 	kubectl(t, "scale", "deployment", "hello-world", "--replicas=3")
-	eventually(t, 90*time.Second, is("3", "{.status.readyReplicas}", "deployment", "hello-world"))
+	eventually(t, followed, is("3", "{.status.readyReplicas}", "deployment", "hello-world"))
 	t.Logf("controllers and scheduler work %v after the API server came back", time.Since(returned).Round(100*time.Millisecond))
 	kubectl(t, "scale", "deployment", "hello-world", "--replicas=2")
 }

@@ -182,7 +182,7 @@ func TestIngressWithoutAControlPlane(t *testing.T) {
 	// And it follows the API server again.
 	kubectl(t, "delete", "ingress", "hello")
 	for _, ip := range ips {
-		eventually(t, 65*time.Second, func() error { // an informer's back-off is up to 30 s, and by chance as long again
+		eventually(t, followed, func() error {
 			out, err := tryInNode(worker2, "curl -s --max-time 5 http://"+ip+"/")
 			if err != nil {
 				return err

@@ -32,6 +32,11 @@ var (
 	worker3 = profile + "-m03"
 )
 
+// followed is how long at most it takes until every informer follows an API server
+// that came back: up to 60 s from one try to the next, and as long again if the
+// server no longer has the version where the watch stopped.
+const followed = 2*time.Minute + 5*time.Second
+
 var (
 	root, _    = filepath.Abs("../..")
 	bin        = filepath.Join(root, "bin")
