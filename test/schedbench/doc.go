@@ -1,8 +1,8 @@
-// Package schedbench measures how fast pods get nodes: our scheduler beside
-// upstream's, both on an API server of ours, in turn, with the templates of
-// upstream's scheduler_perf at several sizes.
+// Package schedbench measures how fast pods get nodes: our scheduler on our API
+// server, upstream's on ours, and upstream's on upstream's with its etcd, in turn,
+// with the templates of upstream's scheduler_perf at several sizes.
 //
-//	nodes, pods that are there ─▶ API server ◀─ scheduler (ours | upstream)
+//	nodes, pods that are there ─▶ API server ◀─ scheduler
 //	pods to place ──────────────▶     │
 //	                                  └─▶ clock: from the scheduler's first write to the last binding
 //
