@@ -177,6 +177,23 @@ func TestPodRuns(t *testing.T) {
 	})
 }
 
+// A pod tells that it has sandbox and network while its containers are still made.
+func TestASandboxIsShownBeforeTheContainersStart(t *testing.T) {
+	onNode(t, nil, func(n *node) {
+		n.runtime.mu.Lock()
+		n.runtime.takes = time.Minute
+		n.runtime.mu.Unlock()
+		n.create("web", nil)
+		n.settle(500 * time.Millisecond)
+		st := n.pod("web").Status
+		i := slices.IndexFunc(st.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReadyToStartContainers })
+		if i < 0 || st.Conditions[i].Status != corev1.ConditionTrue || status(n.pod("web"), "app").State.Waiting == nil {
+			t.Errorf("status is %+v", st)
+		}
+		n.settle(2 * time.Minute)
+	})
+}
+
 // Row 28 of the failure table: at once, then after 10, 20, 40, 80, 160, 300, 300 s
 // since the end, each looked at up to half as long later, but at most each 90 s.
 func TestCrashLoopBacksOff(t *testing.T) {

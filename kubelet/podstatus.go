@@ -3,6 +3,7 @@ package kubelet
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -302,6 +303,20 @@ func conditions(in statusInput, st *corev1.PodStatus) []corev1.PodCondition {
 		}
 	}
 	return out
+}
+
+// readyToStart is a status that says that the pod has its sandbox and network. It is
+// told at once: the images to pull before the pod is looked at again may be large.
+//
+// Upstream: pkg/kubelet/kubelet.go, OnPodSandboxReady.
+func readyToStart(pod *corev1.Pod, st corev1.PodStatus) corev1.PodStatus {
+	st.Conditions = slices.Clone(st.Conditions)
+	for i := range st.Conditions {
+		if c := &st.Conditions[i]; c.Type == corev1.PodReadyToStartContainers && c.Status != corev1.ConditionTrue {
+			c.Status, c.ObservedGeneration, c.LastTransitionTime = corev1.ConditionTrue, pod.Generation, metav1.Now()
+		}
+	}
+	return st
 }
 
 func initialized(pod *corev1.Pod, st *corev1.PodStatus) corev1.PodCondition {

@@ -118,6 +118,7 @@ func (k *Kubelet) act(ctx context.Context, pod *corev1.Pod, state *podState, vol
 			return did, err
 		}
 		did = true
+		k.status.set(pod, readyToStart(pod, k.status.get(pod)), mayRun)
 	}
 	var errs []error
 	for _, c := range a.start {
