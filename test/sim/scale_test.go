@@ -5,9 +5,11 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orrery/client"
 	"orrery/lab/sim"
@@ -50,6 +52,34 @@ func TestTimeScaleSpeedsBackOffsUp(t *testing.T) {
 		}
 		if e := events.Items[0]; e.Count != 10 || e.LastTimestamp.Sub(e.FirstTimestamp.Time) != 270*time.Second {
 			t.Errorf("tried %d times in %v, want 10 times in 270 s", e.Count, e.LastTimestamp.Sub(e.FirstTimestamp.Time))
+		}
+	})
+}
+
+// TestTimeScaleSpeedsDaemonsUp: ten times as fast, a DaemonSet replaces pods that
+// fail on a node after 0.1, 0.2, 0.4 ... 90 s, counted from the last replacement.
+func TestTimeScaleSpeedsDaemonsUp(t *testing.T) {
+	inCluster(t, sim.Config{Nodes: 2, TimeScale: 10}, func(w *world) {
+		template := podTemplate("daemon")
+		template.Spec.Tolerations = []corev1.Toleration{{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists}}
+		_, err := client.For[*appsv1.DaemonSet](w.api).Create(w.ctx, &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "daemon"},
+			Spec: appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: template.Labels}, Template: template}})
+		w.must(err)
+		living := func() []*corev1.Pod {
+			return w.find(func(p *corev1.Pod) bool { return p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodFailed })
+		}
+		w.until("the daemon runs", time.Minute, func() bool { return len(w.find(isReady)) == 1 })
+		w.do("stop orrery-m02") // its kubelet would say that they run
+		replaced := time.Duration(0)
+		for _, wait := range []time.Duration{0, 1e8, 2e8, 4e8, 8e8, 16e8, 32e8, 64e8, 128e8, 256e8, 512e8, 90e9, 90e9} {
+			p := living()[0]
+			_, err := client.For[*corev1.Pod](w.api).Patch(w.ctx, "default", p.Name, types.StrategicMergePatchType, []byte(`{"status":{"phase":"Failed","reason":"Evicted"}}`), "status")
+			w.must(err)
+			at := w.until("it is replaced", 2*time.Minute, func() bool { return len(living()) == 1 && living()[0].UID != p.UID })
+			if wait > 0 {
+				w.about("replacement", at-replaced, wait)
+			}
+			replaced = at
 		}
 	})
 }
