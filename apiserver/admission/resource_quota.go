@@ -174,7 +174,7 @@ func unspecified(quota *corev1.ResourceQuota, o runtime.Object) string {
 		return ""
 	}
 	var parts []string
-	for _, name := range sortedNames(quota.Spec.Hard) {
+	for _, name := range sortedNames(quota.Status.Hard) {
 		plain, isLimit := strings.CutPrefix(string(name), "limits.")
 		plain = strings.TrimPrefix(plain, "requests.")
 		switch r := corev1.ResourceName(plain); r {

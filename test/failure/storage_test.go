@@ -167,6 +167,46 @@ func TestAQuotaSaysWhatIsUsed(t *testing.T) {
 	})
 }
 
+func TestAQuotaRefusesWhatIsTooMuch(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.twoNodes()
+		w.until(5 * time.Second)
+		quotas, pods := client.For[*corev1.ResourceQuota](w.client), client.For[*corev1.Pod](w.client)
+		create := func(name, cpu string) error {
+			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: template(nil, "app:1").Spec}
+			if cpu != "" {
+				p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}
+			}
+			_, err := pods.Create(w.ctx, p)
+			return err
+		}
+		refused := func(err error, want string) {
+			t.Helper()
+			if !apierrors.IsForbidden(err) || err.Error() != want {
+				t.Errorf("got  %v\nwant %s", err, want)
+			}
+		}
+		w.stopController()
+		q, err := quotas.Create(w.ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "q"},
+			Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"pods": resource.MustParse("2"), "cpu": resource.MustParse("1")}}})
+		w.must(err)
+		w.must(create("before", "")) // the status counts, and nobody has written it
+		w.startManager()
+		w.until(w.at() + 30*time.Second)
+		container := template(nil, "app:1").Spec.Containers[0].Name
+		refused(create("silent", ""), `pods "silent" is forbidden: failed quota: q: must specify cpu for: `+container)
+		refused(create("large", "1500m"), `pods "large" is forbidden: exceeded quota: q, requested: cpu=1500m, used: cpu=0, limited: cpu=1`)
+		w.must(create("fits", "400m"))
+		refused(create("third", "700m"), `pods "third" is forbidden: exceeded quota: q, requested: cpu=700m,pods=1, used: cpu=400m,pods=2, limited: cpu=1,pods=2`)
+		if q, err = quotas.Get(w.ctx, "default", "q"); err != nil || q.Status.Used.Cpu().String() != "400m" || q.Status.Used.Pods().Value() != 2 {
+			t.Errorf("%v %+v", err, q.Status)
+		}
+		w.must(pods.Delete(w.ctx, "default", "fits", metav1.DeleteOptions{}))
+		w.until(w.at() + 10*time.Second)
+		w.must(create("third", "700m"))
+	})
+}
+
 func TestABudgetSaysHowManyPodsMayGo(t *testing.T) {
 	inCluster(t, func(w *world) {
 		w.twoNodes()
