@@ -1,6 +1,9 @@
 // Package replay asks the API server what a cluster of v1.36.3 was asked while it
 // was recorded, and holds the answers against the recorded ones: of refusals code,
-// reason, message, details and causes, of the rest the whole body.
+// reason, message, details and causes, of the rest the whole body. The files
+// validation_*.txt are wrong manifests with the answers of upstream's server:
+//
+//	go test ./test/replay -run Manifests -record validation_core.txt
 //
 //	testdata/*.txt ── requests ──▶ kube-apiserver (ours, and upstream's when it is there)
 //	            └── what came back then  =  what comes back now
