@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"orrery/apiserver/backend"
@@ -20,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/uuid"
-	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -171,84 +168,4 @@ func via(convert converter, to schema.GroupVersion, fill func(runtime.Object)) f
 		}
 		return out, nil
 	}
-}
-
-// validateConversion checks who converts.
-//
-// Upstream: pkg/apis/apiextensions/validation/validation.go, validateCustomResourceConversion; the paths are those of its internal type.
-// Left out: the form of a Service's path, whether the bundle can be read.
-func validateConversion(c *apiextensionsv1.CustomResourceConversion, at *field.Path) field.ErrorList {
-	if c == nil {
-		return nil
-	}
-	var w apiextensionsv1.WebhookConversion
-	if c.Webhook != nil {
-		w = *c.Webhook
-	}
-	client, reviews := at.Child("webhookClientConfig"), at.Child("conversionReviewVersions")
-	var errs field.ErrorList
-	if all := []apiextensionsv1.ConversionStrategyType{apiextensionsv1.NoneConverter, apiextensionsv1.WebhookConverter}; !slices.Contains(all, c.Strategy) {
-		errs = append(errs, field.NotSupported(at.Child("strategy"), c.Strategy, all))
-	}
-	if c.Strategy != apiextensionsv1.WebhookConverter {
-		const text = "should not be set when strategy is not set to Webhook"
-		if w.ClientConfig != nil {
-			errs = append(errs, field.Forbidden(client, text))
-		}
-		if len(w.ConversionReviewVersions) > 0 {
-			errs = append(errs, field.Forbidden(reviews, text))
-		}
-		return errs
-	}
-	switch cc := w.ClientConfig; {
-	case cc == nil:
-		errs = append(errs, field.Required(client, "required when strategy is set to Webhook"))
-	case (cc.URL == nil) == (cc.Service == nil):
-		errs = append(errs, field.Required(client, "exactly one of url or service is required"))
-	case cc.URL != nil:
-		errs = append(errs, validateURL(*cc.URL, client.Child("url"))...)
-	}
-	if len(w.ConversionReviewVersions) == 0 {
-		return append(errs, field.Required(reviews, ""))
-	}
-	for i, v := range w.ConversionReviewVersions {
-		for _, text := range utilvalidation.IsDNS1035Label(v) {
-			errs = append(errs, field.Invalid(reviews.Index(i), v, text))
-		}
-		if slices.Contains(w.ConversionReviewVersions[:i], v) {
-			errs = append(errs, field.Invalid(reviews.Index(i), v, "duplicate version"))
-		}
-	}
-	if !slices.ContainsFunc(w.ConversionReviewVersions, func(v string) bool { return slices.Contains(reviewVersions, v) }) {
-		errs = append(errs, field.Invalid(reviews, w.ConversionReviewVersions, "must include at least one of "+strings.Join(reviewVersions, ", ")))
-	}
-	return errs
-}
-
-// validateURL checks where a webhook is.
-//
-// Upstream: staging/src/k8s.io/apiserver/pkg/util/webhook/validation.go, ValidateWebhookURL.
-func validateURL(text string, at *field.Path) field.ErrorList {
-	const form = "; desired format: https://host[/path]"
-	u, err := url.Parse(text)
-	if err != nil {
-		return field.ErrorList{field.Required(at, "url must be a valid URL: "+err.Error()+form)}
-	}
-	var errs field.ErrorList
-	if u.Scheme != "https" {
-		errs = append(errs, field.Invalid(at, u.Scheme, "'https' is the only allowed URL scheme"+form))
-	}
-	if u.Host == "" {
-		errs = append(errs, field.Invalid(at, u.Host, "host must be specified"+form))
-	}
-	if u.User != nil {
-		errs = append(errs, field.Invalid(at, u.User.String(), "user information is not permitted in the URL"))
-	}
-	if u.Fragment != "" {
-		errs = append(errs, field.Invalid(at, u.Fragment, "fragments are not permitted in the URL"))
-	}
-	if u.RawQuery != "" {
-		errs = append(errs, field.Invalid(at, u.RawQuery, "query parameters are not permitted in the URL"))
-	}
-	return errs
 }

@@ -11,16 +11,15 @@
 // Versions of a kind are views of the stored one: they differ in name alone, or
 // the definition's webhook converts between them.
 //
-// Schemas are checked, pruned, defaulted and validated by the library that
-// upstream uses too (k8s.io/apiextensions-apiserver/pkg/apiserver/schema): what
-// a schema means is a contract and not the lesson.
+// Definitions are checked, and objects pruned, defaulted and validated, by the
+// library that upstream uses too (k8s.io/apiextensions-apiserver/pkg): what a
+// schema means is a contract and not the lesson.
 //
 // Invariants: a row is in the table only while its definition's names are
 // accepted; rows of an unchanged definition keep their identity, and with it
 // their watches; a definition that goes takes its objects with it.
 //
-// Left out: ratcheting of invalid fields that an update leaves alone; cost limits
-// of CEL rules at creation.
+// Left out: ratcheting of invalid fields that an update leaves alone.
 //
 // Read next: controller.go, then rows.go, convert.go.
 package crd

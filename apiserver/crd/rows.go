@@ -83,7 +83,9 @@ func rowOf(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, v
 		},
 	}
 	k.Columns, k.Cells = table(v.AdditionalPrinterColumns)
-	addSubresources(k, v.Subresources)
+	addSubresources(k, v.Subresources, func(obj, old runtime.Object) field.ErrorList {
+		return r.validateStatus(ctx, obj.(*unstructured.Unstructured), old.(*unstructured.Unstructured))
+	})
 	addFieldLabels(k, v.SelectableFields)
 	if v.Deprecated {
 		text := fmt.Sprintf("%s %s is deprecated", k.GV(), k.Kind)
@@ -95,13 +97,13 @@ func rowOf(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, v
 	return k, nil
 }
 
-func addSubresources(k *kinds.Kind, s *apiextensionsv1.CustomResourceSubresources) {
+func addSubresources(k *kinds.Kind, s *apiextensionsv1.CustomResourceSubresources, validateStatus func(obj, old runtime.Object) field.ErrorList) {
 	if s == nil {
 		return
 	}
 	view := []string{"get", "patch", "update"}
 	if s.Status != nil {
-		k.Subresources = append(k.Subresources, kinds.Subresource{Name: "status", Verbs: view, View: true, ValidateUpdate: k.ValidateUpdate})
+		k.Subresources = append(k.Subresources, kinds.Subresource{Name: "status", Verbs: view, View: true, ValidateUpdate: validateStatus})
 	}
 	if s.Scale != nil {
 		k.Subresources = append(k.Subresources, kinds.Subresource{Name: "scale", Verbs: view,

@@ -34,7 +34,8 @@ const (
 type rules struct {
 	structural *schema.Structural
 	values     validation.SchemaValidator
-	cel        *cel.Validator // nil without rules
+	status     validation.SchemaValidator // of the status alone; takes everything when the schema says nothing of it
+	cel        *cel.Validator             // nil without rules
 	scale      *apiextensionsv1.CustomResourceSubresourceScale
 }
 
@@ -60,6 +61,10 @@ func newRules(v *apiextensionsv1.CustomResourceDefinitionVersion) (*rules, error
 		return nil, err
 	}
 	if r.values, _, err = validation.NewSchemaValidator(props); err != nil {
+		return nil, err
+	}
+	ofStatus := props.Properties["status"]
+	if r.status, _, err = validation.NewSchemaValidator(&ofStatus); err != nil {
 		return nil, err
 	}
 	r.cel = cel.NewValidator(r.structural, true, costPerCall)
@@ -100,15 +105,30 @@ func (r *rules) fill(u *unstructured.Unstructured) {
 // validate checks a new object, or with old a changed one.
 func (r *rules) validate(ctx context.Context, u, old *unstructured.Unstructured) field.ErrorList {
 	errs := validation.ValidateCustomResource(nil, u.Object, r.values)
-	errs = append(errs, r.validateScale(u)...)
-	errs = append(errs, objectmeta.Validate(nil, u.Object, r.structural, false)...)
+	errs = append(errs, r.validateScale(u, true)...)
+	return append(errs, r.validateParts(ctx, u, old, errs)...)
+}
+
+// validateStatus checks an object of which only the status has changed.
+func (r *rules) validateStatus(ctx context.Context, u, old *unstructured.Unstructured) field.ErrorList {
+	var errs field.ErrorList
+	if status, ok := u.Object["status"]; ok {
+		errs = validation.ValidateCustomResource(field.NewPath("status"), status, r.status)
+	}
+	errs = append(errs, r.validateScale(u, false)...)
+	return append(errs, r.validateParts(ctx, u, old, errs)...)
+}
+
+// validateParts checks what is not a matter of single values: embedded objects, lists, and CEL rules. found is what is wrong already.
+func (r *rules) validateParts(ctx context.Context, u, old *unstructured.Unstructured, found field.ErrorList) field.ErrorList {
+	errs := objectmeta.Validate(nil, u.Object, r.structural, false)
 	if old == nil || len(listtype.ValidateListSetsAndMaps(nil, r.structural, old.Object)) == 0 {
 		errs = append(errs, listtype.ValidateListSetsAndMaps(nil, r.structural, u.Object)...)
 	}
 	if r.cel == nil {
 		return errs
 	}
-	if slices.ContainsFunc(errs, blocksRules) {
+	if u.GetName() == "" || slices.ContainsFunc(errs, blocksRules) || slices.ContainsFunc(found, blocksRules) {
 		return append(errs, field.Invalid(nil, nil, "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation"))
 	}
 	var before any
@@ -131,12 +151,16 @@ func blocksRules(e *field.Error) bool {
 // validateScale checks the numbers that the scale subresource shows.
 //
 // Upstream: pkg/registry/customresource/validator.go, ValidateScaleSpec and ValidateScaleStatus.
-func (r *rules) validateScale(u *unstructured.Unstructured) field.ErrorList {
+func (r *rules) validateScale(u *unstructured.Unstructured, spec bool) field.ErrorList {
 	if r.scale == nil {
 		return nil
 	}
 	var errs field.ErrorList
-	for _, path := range []string{r.scale.SpecReplicasPath, r.scale.StatusReplicasPath} {
+	paths := []string{r.scale.SpecReplicasPath, r.scale.StatusReplicasPath}
+	if !spec {
+		paths = paths[1:]
+	}
+	for _, path := range paths {
 		n, _, err := unstructured.NestedInt64(u.Object, steps(path)...)
 		switch at := field.NewPath(path); {
 		case err != nil:

@@ -26,17 +26,17 @@ func wire(k *kinds.Kind) {
 		if as(obj).DeletionTimestamp != nil {
 			return nil, nil // whatever it is, it may go
 		}
-		errs := validate(ctx, as(obj))
+		var before *definition
 		if old != nil {
-			errs = append(errs, validateUpdate(as(obj), as(old))...)
+			before = as(old)
 		}
-		if len(errs) > 0 {
+		if errs := validate(ctx, as(obj), before); len(errs) > 0 {
 			return nil, apierrors.NewInvalid(k.GK(), as(obj).Name, errs)
 		}
 		return nil, nil
 	}
 	if status := k.Sub("status"); status != nil {
-		status.ValidateUpdate = func(obj, _ runtime.Object) field.ErrorList { return validateStored(as(obj)) }
+		status.ValidateUpdate = func(obj, old runtime.Object) field.ErrorList { return validateStatus(as(obj), as(old)) }
 	}
 	// A definition stays until its objects are gone, and says so.
 	k.Held = func(obj runtime.Object) bool {
@@ -58,11 +58,11 @@ func cleansUp(crd *definition) bool {
 
 // noteStored remembers every version that objects have been stored in.
 func noteStored(crd *definition) {
-	for _, v := range crd.Spec.Versions {
-		if v.Storage && !slices.Contains(crd.Status.StoredVersions, v.Name) {
-			crd.Status.StoredVersions = append(slices.Clone(crd.Status.StoredVersions), v.Name)
-		}
+	i := slices.IndexFunc(crd.Spec.Versions, func(v apiextensionsv1.CustomResourceDefinitionVersion) bool { return v.Storage })
+	if i < 0 || slices.Contains(crd.Status.StoredVersions, crd.Spec.Versions[i].Name) {
+		return
 	}
+	crd.Status.StoredVersions = append(slices.Clone(crd.Status.StoredVersions), crd.Spec.Versions[i].Name)
 }
 
 func condition(kind apiextensionsv1.CustomResourceDefinitionConditionType, status apiextensionsv1.ConditionStatus, reason, message string) apiextensionsv1.CustomResourceDefinitionCondition {
