@@ -116,7 +116,8 @@ var rules = map[string]func(*Kind){
 	"coordination.k8s.io/Lease": set(rule[coordinationv1.Lease]{Validate: validateLease,
 		Columns: "Name, Holder, Age", Cells: leaseCells}),
 	"scheduling.k8s.io/PriorityClass": set(rule[schedulingv1.PriorityClass]{Default: defaultPriorityClass, Validate: validatePriorityClass, Change: validatePriorityClassUpdate,
-		Columns: "Name, Value:int, Global-Default:bool, Age, PreemptionPolicy", Cells: priorityClassCells}),
+		Columns: "Name, Value:int, Global-Default:bool, Age, PreemptionPolicy", Cells: priorityClassCells,
+		More: func(k *Kind) { k.UpdateAlone = true }}),
 	"node.k8s.io/RuntimeClass": set(rule[nodev1.RuntimeClass]{Validate: validateRuntimeClass, Change: validateRuntimeClassUpdate,
 		Columns: "Name, Handler, Age", Cells: runtimeClassCells}),
 

@@ -4,10 +4,7 @@ import (
 	"slices"
 	"strings"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	nodev1 "k8s.io/api/node/v1"
-	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -336,56 +333,5 @@ func validateStorageClassUpdate(k, old *storagev1.StorageClass) field.ErrorList 
 	}
 	c.same(k.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy"))
 	c.same(k.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))
-	return c.errs
-}
-
-func validateLease(l *coordinationv1.Lease) field.ErrorList {
-	var c checks
-	if d := l.Spec.LeaseDurationSeconds; d != nil && *d <= 0 {
-		c.add(field.Invalid(specPath.Child("leaseDurationSeconds"), *d, "must be greater than 0"))
-	}
-	c.notNegativePtr(l.Spec.LeaseTransitions, specPath.Child("leaseTransitions"))
-	return c.errs
-}
-
-// systemClasses are the priority classes that every cluster has, and their exact values.
-//
-// Upstream: pkg/apis/scheduling/v1/helpers.go, SystemPriorityClasses.
-var systemClasses = map[string]int32{"system-cluster-critical": 2000000000, "system-node-critical": 2000001000}
-
-func validatePriorityClass(k *schedulingv1.PriorityClass) field.ErrorList {
-	const highest = 1000000000
-	var c checks
-	if strings.HasPrefix(k.Name, "system-") {
-		if value, ok := systemClasses[k.Name]; !ok || value != k.Value {
-			c.add(field.Forbidden(field.NewPath("metadata", "name"), "priority class names with 'system-' prefix are reserved for system use only. error: "+k.Name+" is not a known system priority class"))
-		}
-	} else if k.Value > highest {
-		c.add(field.Forbidden(field.NewPath("value"), "maximum allowed value of a user defined priority is 1000000000"))
-	}
-	if k.PreemptionPolicy != nil {
-		optionOf(&c, *k.PreemptionPolicy, field.NewPath("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)
-	}
-	return c.errs
-}
-
-func validatePriorityClassUpdate(k, old *schedulingv1.PriorityClass) field.ErrorList {
-	var c checks
-	if k.Value != old.Value {
-		c.add(field.Forbidden(field.NewPath("value"), "may not be changed in an update."))
-	}
-	c.same(k.PreemptionPolicy, old.PreemptionPolicy, field.NewPath("preemptionPolicy"))
-	return c.errs
-}
-
-func validateRuntimeClass(k *nodev1.RuntimeClass) field.ErrorList {
-	var c checks
-	c.texts(k.Handler, field.NewPath("handler"), utilvalidation.IsDNS1123Label(k.Handler))
-	return c.errs
-}
-
-func validateRuntimeClassUpdate(k, old *nodev1.RuntimeClass) field.ErrorList {
-	var c checks
-	c.same(k.Handler, old.Handler, field.NewPath("handler"))
 	return c.errs
 }
