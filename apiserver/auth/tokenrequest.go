@@ -73,6 +73,9 @@ func (t *TokenIssuer) Create(ctx context.Context, namespace, name string, req *a
 	if err != nil {
 		return nil, err
 	}
+	if req.Name != "" && req.Name != name {
+		return nil, apierrors.NewInvalid(tokenRequestKind, name, field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), req.Name, "must match the service account name if specified")})
+	}
 	out := req.DeepCopy()
 	out.Name, out.Namespace, out.UID, out.CreationTimestamp = name, namespace, account.GetUID(), metav1.Now()
 	if out.Spec.ExpirationSeconds == nil {
@@ -97,6 +100,8 @@ func (t *TokenIssuer) Create(ctx context.Context, namespace, name string, req *a
 	return out, nil
 }
 
+var tokenRequestKind = authv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind()
+
 // validateTokenRequest checks the lifetime.
 func validateTokenRequest(req *authv1.TokenRequest) error {
 	path, seconds := field.NewPath("spec", "expirationSeconds"), *req.Spec.ExpirationSeconds
@@ -110,7 +115,7 @@ func validateTokenRequest(req *authv1.TokenRequest) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return apierrors.NewInvalid(authv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), "", errs)
+	return apierrors.NewInvalid(tokenRequestKind, "", errs)
 }
 
 // bind looks up the object that the token is to live and die with.
@@ -119,8 +124,8 @@ func (t *TokenIssuer) bind(ctx context.Context, k *bound, ref *authv1.BoundObjec
 		return nil
 	}
 	want := &object{Name: ref.Name, UID: ref.UID}
-	switch gv := ref.APIVersion; {
-	case gv == "v1" && ref.Kind == "Pod":
+	switch gvk := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind); {
+	case gvk.Group == "" && gvk.Kind == "Pod":
 		obj, err := t.objects.Get(ctx, pods, k.Namespace, ref.Name)
 		if err != nil {
 			return err
@@ -131,14 +136,14 @@ func (t *TokenIssuer) bind(ctx context.Context, k *bound, ref *authv1.BoundObjec
 		}
 		k.Pod = want
 		return errors.Join(matchUID(pod, want), t.addNode(ctx, k, pod.Spec.NodeName))
-	case gv == "v1" && ref.Kind == "Secret":
+	case gvk.Group == "" && gvk.Kind == "Secret":
 		obj, err := t.objects.Get(ctx, secrets, k.Namespace, ref.Name)
 		if err != nil {
 			return err
 		}
 		k.Secret = want
 		return matchUID(obj.(*corev1.Secret), want)
-	case gv == "v1" && ref.Kind == "Node":
+	case gvk.Group == "" && gvk.Kind == "Node":
 		obj, err := t.objects.Get(ctx, nodes, "", ref.Name)
 		if err != nil {
 			return err

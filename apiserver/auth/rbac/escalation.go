@@ -2,7 +2,6 @@ package rbac
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -23,8 +22,9 @@ import (
 // more rules than they hold, or by a binding to such a role. The verbs "escalate" on
 // roles and "bind" on the bound role lift the ban.
 //
-// It stands where admission stands because it must see the final object; upstream
-// wraps the storage of the four resources instead. The answer is the same.
+// It is the last of the admission plugins that may change an object, because it must see
+// the final one; upstream wraps the storage of the four resources instead. Both ask before
+// the object is validated.
 //
 // Upstream: pkg/registry/rbac/{role,clusterrole,rolebinding,clusterrolebinding}/policybased/storage.go, Storage.
 type Escalation struct {
@@ -37,8 +37,8 @@ type Escalation struct {
 // Name of the plugin; upstream has none.
 func (*Escalation) Name() string { return "RBACEscalation" }
 
-// Validate implements admission.Plugin.
-func (e *Escalation) Validate(ctx context.Context, a *admission.Attributes) error {
+// Admit implements admission.Plugin.
+func (e *Escalation) Admit(ctx context.Context, a *admission.Attributes) error {
 	if a.Kind.Group != rbacv1.GroupName || a.Object == nil || a.User == nil || slices.Contains(a.User.Groups, auth.GroupMasters) {
 		return nil
 	}
@@ -59,8 +59,8 @@ func (e *Escalation) Validate(ctx context.Context, a *admission.Attributes) erro
 		}
 		err = e.checkBinding(ctx, a, obj.RoleRef)
 	}
-	if err == nil || apierrors.IsNotFound(err) {
-		return err // NotFound: a binding to a role that is not there
+	if _, denied := err.(notHeld); !denied {
+		return err
 	}
 	return apierrors.NewForbidden(a.Kind.GR(), a.Name, err)
 }
@@ -79,7 +79,7 @@ func (e *Escalation) checkRole(ctx context.Context, a *admission.Attributes, rul
 			{NonResourceURLs: []string{"*"}, Verbs: []string{"*"}},
 		}
 		if e.confirm(ctx, a.User, "", all) != nil {
-			return errors.New("must have cluster-admin privileges to use the aggregationRule")
+			return notHeld("must have cluster-admin privileges to use the aggregationRule")
 		}
 	}
 	return e.confirm(ctx, a.User, a.Namespace, rules)
@@ -95,7 +95,16 @@ func (e *Escalation) checkBinding(ctx context.Context, a *admission.Attributes, 
 	if e.may(ctx, a.User, "bind", resource, a.Namespace, ref.Name) {
 		return nil
 	}
+	switch {
+	case ref.Kind == "Role" && a.Namespace == "":
+		return apierrors.NewBadRequest("Namespace parameter required.")
+	case ref.Name == "":
+		return apierrors.NewBadRequest("Name parameter required.")
+	}
 	rules, err := e.Rules.rulesOf(ctx, ref, namespace)
+	if apierrors.IsNotFound(err) {
+		err = apierrors.NewNotFound(a.Kind.GR(), ref.Name) // upstream takes the resource from the request
+	}
 	if err != nil {
 		return err
 	}
@@ -129,8 +138,14 @@ func (e *Escalation) confirm(ctx context.Context, user *auth.UserInfo, namespace
 	if resolveErr != nil {
 		text += fmt.Sprintf("; resolution errors: %v", resolveErr)
 	}
-	return errors.New(text)
+	return notHeld(text)
 }
+
+// notHeld tells what a user wants to give away without having it.
+type notHeld string
+
+// Error implements error.
+func (n notHeld) Error() string { return string(n) }
 
 // compact joins rules that differ only in their verbs, which makes the error readable.
 //

@@ -102,7 +102,9 @@ func (r *Reviews) self(ctx context.Context, _ *auth.Attributes, body runtime.Obj
 // Upstream: pkg/registry/authorization/subjectaccessreview/rest.go, REST.Create.
 func (r *Reviews) subjectAccess(ctx context.Context, _ *auth.Attributes, body runtime.Object) (runtime.Object, error) {
 	review := body.(*authorizationv1.SubjectAccessReview).DeepCopy()
-	status, err := r.judge(ctx, "SubjectAccessReview", &review.Spec, true)
+	errs := validate(&review.Spec, true)
+	errs = append(errs, noMetadata(review.ObjectMeta, "must be empty")...)
+	status, err := r.judge(ctx, &review.Spec, errs)
 	review.Status = status
 	return review, err
 }
@@ -115,15 +117,20 @@ func (r *Reviews) localSubjectAccess(ctx context.Context, a *auth.Attributes, bo
 	if review.Namespace == "" {
 		review.Namespace = a.Namespace
 	}
-	if attrs := review.Spec.ResourceAttributes; attrs == nil || attrs.Namespace != a.Namespace {
-		got := ""
-		if attrs != nil {
-			got = attrs.Namespace
-		}
-		return nil, apierrors.NewInvalid(kind("LocalSubjectAccessReview"), "", field.ErrorList{
-			field.Invalid(field.NewPath("spec.resourceAttributes.namespace"), got, "must match metadata.namespace")})
+	if review.Namespace != a.Namespace {
+		return nil, apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	}
-	status, err := r.judge(ctx, "LocalSubjectAccessReview", &review.Spec, true)
+	errs := validate(&review.Spec, true)
+	meta := review.ObjectMeta
+	meta.Namespace = ""
+	errs = append(errs, noMetadata(meta, "must be empty except for namespace")...)
+	if attrs := review.Spec.ResourceAttributes; attrs != nil && attrs.Namespace != a.Namespace {
+		errs = append(errs, field.Invalid(field.NewPath("spec.resourceAttributes.namespace"), attrs.Namespace, "must match metadata.namespace"))
+	}
+	if non := review.Spec.NonResourceAttributes; non != nil {
+		errs = append(errs, field.Invalid(field.NewPath("spec.nonResourceAttributes"), non, "disallowed on this kind of request"))
+	}
+	status, err := r.judge(ctx, &review.Spec, errs)
 	review.Status = status
 	return review, err
 }
@@ -144,28 +151,22 @@ func (r *Reviews) selfAccess(ctx context.Context, _ *auth.Attributes, body runti
 		}
 		spec.Extra[key] = values
 	}
-	status, err := r.judge(ctx, "SelfSubjectAccessReview", &spec, false)
+	errs := validate(&spec, false)
+	errs = append(errs, noMetadata(review.ObjectMeta, "must be empty")...)
+	status, err := r.judge(ctx, &spec, errs)
 	review.Status = status
 	return review, err
 }
 
-// judge checks a question and puts it to the authorizer.
-func (r *Reviews) judge(ctx context.Context, kindName string, spec *authorizationv1.SubjectAccessReviewSpec, needUser bool) (authorizationv1.SubjectAccessReviewStatus, error) {
+// judge puts a question to the authorizer, unless errs are found in it.
+func (r *Reviews) judge(ctx context.Context, spec *authorizationv1.SubjectAccessReviewSpec, errs field.ErrorList) (authorizationv1.SubjectAccessReviewStatus, error) {
 	var status authorizationv1.SubjectAccessReviewStatus
-	var errs field.ErrorList
-	path := field.NewPath("spec")
-	if (spec.ResourceAttributes == nil) == (spec.NonResourceAttributes == nil) {
-		errs = append(errs, field.Invalid(path.Child("resourceAttributes"), spec.NonResourceAttributes, "exactly one of nonResourceAttributes or resourceAttributes must be specified"))
-	}
-	if needUser && spec.User == "" && len(spec.Groups) == 0 {
-		errs = append(errs, field.Invalid(path.Child("user"), spec.User, "at least one of user or group must be specified"))
-	}
 	if len(errs) > 0 {
-		return status, apierrors.NewInvalid(kind(kindName), "", errs)
+		return status, invalid(errs)
 	}
 	attributes, err := attributesOf(spec)
 	if err != nil {
-		return status, apierrors.NewInvalid(kind(kindName), "", field.ErrorList{field.Invalid(path.Child("resourceAttributes"), nil, err.Error())})
+		return status, invalid(field.ErrorList{field.Invalid(field.NewPath("spec", "resourceAttributes"), nil, err.Error())})
 	}
 	decision, reason, err := r.Authorizer.Authorize(ctx, attributes)
 	status.Allowed = decision == auth.Allow
@@ -253,7 +254,7 @@ func (r *Reviews) serviceAccountToken(ctx context.Context, a *auth.Attributes, b
 	return r.Issuer.Create(ctx, a.Namespace, a.Name, body.(*authenticationv1.TokenRequest))
 }
 
-// kind is a kind of the authorization group, for errors.
-func kind(name string) schema.GroupKind {
-	return schema.GroupKind{Group: authorizationv1.GroupName, Kind: name}
+// invalid is the refusal of a question. Upstream has lost its kind by then.
+func invalid(errs field.ErrorList) error {
+	return apierrors.NewInvalid(schema.GroupKind{Group: authorizationv1.GroupName}, "", errs)
 }
