@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -127,9 +126,10 @@ func (q *request) decode(ctx context.Context, body []byte, contentType, validati
 	if again := duplicates(body, contentType); validation != metav1.FieldValidationIgnore {
 		problems = again
 	}
+	gvk := q.kind.GVK()
 	unknown, err := q.kind.Custom.Prune(u)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, decodeError(err, &gvk, gvk, body)
 	}
 	for _, path := range unknown {
 		problems = append(problems, fmt.Errorf("unknown field %q", path))
@@ -138,7 +138,6 @@ func (q *request) decode(ctx context.Context, body []byte, contentType, validati
 	case len(problems) == 0 || validation == metav1.FieldValidationIgnore:
 		return u, nil
 	case validation == metav1.FieldValidationStrict:
-		gvk := q.kind.GVK()
 		return nil, decodeError(runtime.NewStrictDecodingError(problems), &gvk, gvk, body)
 	}
 	for _, e := range problems {
@@ -153,18 +152,28 @@ func sharedGroup(obj runtime.Object) bool {
 	return ok
 }
 
+// undecodable is the refusal of a body, and why it could not be read.
+type undecodable struct {
+	*apierrors.StatusError
+	cause error
+}
+
 func decodeError(err error, gvk *schema.GroupVersionKind, want schema.GroupVersionKind, body []byte) error {
 	if gvk != nil && gvk.Kind != "" {
-		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, want.Kind, err))
+		return &undecodable{apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, want.Kind, err)), err}
 	}
 	const most = 30
-	summary := string(body)
-	if bytes.ContainsFunc(body, func(c rune) bool { return c == 0xfffd }) {
-		summary = fmt.Sprintf("% X", body[:min(len(body), most)])
-	} else if len(summary) > most {
-		summary = summary[:most] + " ..."
+	form, summary, rest := "%s", body[:min(len(body), most)], ""
+	switch {
+	case len(body) == 0:
+		summary = []byte("<empty>")
+	case body[0] != '{':
+		form = "%x"
 	}
-	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, err, summary))
+	if len(body) > most {
+		rest = " ..."
+	}
+	return &undecodable{apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v ("+form+"%s)", want.Kind, err, summary, rest)), err}
 }
 
 // internalName is what upstream calls the package of a group's internal types;

@@ -87,11 +87,13 @@ func readPatch(r *http.Request, q *request) (*patch, error) {
 	switch p.kind {
 	case types.JSONPatchType, types.MergePatchType, types.ApplyPatchType:
 	case types.StrategicMergePatchType:
-		if !isUnstructured(q.kind.New()) {
-			break
+		if isUnstructured(q.kind.New()) {
+			return nil, errCustomPatchMedia
 		}
-		return nil, errPatchMedia
 	default:
+		if isUnstructured(q.kind.New()) {
+			return nil, errCustomPatchMedia
+		}
 		return nil, errPatchMedia
 	}
 	p.options, err = query(r, func(v *url.Values, o *metav1.PatchOptions, _ any) error {
@@ -112,6 +114,9 @@ var errPatchMedia = &apierrors.StatusError{ErrStatus: metav1.Status{
 	Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
 	Message: "415: Unsupported Media Type", Details: &metav1.StatusDetails{},
 }}
+
+var errCustomPatchMedia = statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+	"the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml")
 
 // patched makes the new state of an object; cur is nil when apply is to create it.
 func (h *Handlers) patched(ctx context.Context, q *request, p *patch, cur runtime.Object) (runtime.Object, error) {
@@ -160,7 +165,12 @@ func (p *patch) on(ctx context.Context, q *request, live runtime.Object) (runtim
 		if err != nil {
 			return nil, err
 		}
-		return q.decode(ctx, after, mediaJSON, p.options.FieldValidation)
+		obj, err := q.decode(ctx, after, mediaJSON, p.options.FieldValidation)
+		var bad *undecodable
+		if errors.As(err, &bad) {
+			return nil, badPatch(string(after), bad.cause)
+		}
+		return obj, err
 	}
 	return nil, errPatchMedia
 }
@@ -220,7 +230,7 @@ func (p *patch) strategic(ctx context.Context, q *request, live runtime.Object) 
 	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(after, obj, validation != metav1.FieldValidationIgnore)
 	if strict, ok := runtime.AsStrictDecodingError(err); ok {
 		if validation == metav1.FieldValidationStrict {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", q.kind.Kind, q.kind.Version, q.kind.Kind, strict))
+			return nil, badPatch(fmt.Sprintf("%+v", body), strict)
 		}
 		for _, e := range strict.Errors() {
 			warning.Add(ctx, e.Error())
@@ -228,10 +238,15 @@ func (p *patch) strategic(ctx context.Context, q *request, live runtime.Object) 
 		err = nil
 	}
 	if err != nil {
-		return nil, apierrors.NewInvalid(q.kind.GK(), q.Name, field.ErrorList{field.Invalid(field.NewPath("patch"), string(p.body), err.Error())})
+		return nil, badPatch(fmt.Sprintf("%+v", body), err)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(q.kind.GVK())
 	return obj, nil
+}
+
+// badPatch refuses a patch that makes something of which no object can be made.
+func badPatch(value string, why error) error {
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), value, why.Error())})
 }
 
 // applied is server-side apply: the body says what its manager wants of the

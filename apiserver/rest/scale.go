@@ -74,7 +74,7 @@ func (q *request) setReplicas(obj runtime.Object, n int32) error {
 	return nil
 }
 
-// customScale finds the numbers where the definition says they are.
+// customScale finds the numbers where the definition says they are. A scale with an error is one that can be written, but not read.
 func customScale(p *kinds.ScalePaths, obj runtime.Object) (*autoscalingv1.Scale, error) {
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok || p == nil {
@@ -83,9 +83,6 @@ func customScale(p *kinds.ScalePaths, obj runtime.Object) (*autoscalingv1.Scale,
 	want, found, err := unstructured.NestedInt64(u.Object, p.Replicas...)
 	if err != nil {
 		return nil, err
-	}
-	if !found {
-		return nil, apierrors.NewInternalError(fmt.Errorf("the spec replicas field %q does not exist", "."+strings.Join(p.Replicas, ".")))
 	}
 	have, _, err := unstructured.NestedInt64(u.Object, p.StatusReplicas...)
 	if err != nil {
@@ -102,7 +99,10 @@ func customScale(p *kinds.ScalePaths, obj runtime.Object) (*autoscalingv1.Scale,
 		return nil, err
 	}
 	s.Spec.Replicas, s.Status = int32(want), autoscalingv1.ScaleStatus{Replicas: int32(have), Selector: selector}
-	return s, nil
+	if !found {
+		err = apierrors.NewInternalError(fmt.Errorf("the spec replicas field %q does not exist", "."+strings.Join(p.Replicas, ".")))
+	}
+	return s, err
 }
 
 // newScale has the metadata of an object.
@@ -192,7 +192,7 @@ func (h *Handlers) rescale(r *http.Request, q *request) (runtime.Object, error) 
 	wo.Subresource = nil // it is the spec that changes, by the kind's own rules
 	obj, _, err := q.res.Update(r.Context(), q.Namespace, q.Name, func(ctx context.Context, cur runtime.Object) (runtime.Object, error) {
 		before, err := q.scaleOf(cur)
-		if err != nil {
+		if before == nil {
 			return nil, err
 		}
 		after := sent
@@ -221,7 +221,7 @@ func readScale(r *http.Request) (*autoscalingv1.Scale, error) {
 }
 
 func (h *Handlers) withReplicas(ctx context.Context, q *request, cur runtime.Object, before, after *autoscalingv1.Scale, manager string, dryRun bool) (runtime.Object, error) {
-	if after.Spec.Replicas < 0 {
+	if after.Spec.Replicas < 0 && q.kind.Custom == nil { // a custom resource has a schema for that
 		return nil, apierrors.NewInvalid(scaleGVK.GroupKind(), q.Name, field.ErrorList{field.Invalid(field.NewPath("spec", "replicas"), after.Spec.Replicas, "must be greater than or equal to 0")})
 	}
 	next := cur.DeepCopyObject()

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
@@ -34,13 +35,15 @@ func decodeUnstructured(_ context.Context, body []byte, contentType string, want
 	u := into.(*unstructured.Unstructured)
 	content := map[string]any{}
 	if err := json.Unmarshal(body, &content); err != nil {
-		return nil, decodeError(err, nil, want, body)
+		return nil, decodeError(fmt.Errorf("couldn't get version/kind; json parse error: %w", err), nil, want, body)
 	}
 	u.Object = normalize(content).(map[string]any)
-	if u.GetKind() == "" && u.GetAPIVersion() == "" {
-		u.SetGroupVersionKind(want)
-	}
-	if got := u.GroupVersionKind(); got != want {
+	switch got := u.GroupVersionKind(); {
+	case got.Kind == "":
+		return nil, decodeError(runtime.NewMissingKindErr(string(body)), nil, want, body)
+	case got.GroupVersion() == want.GroupVersion() && got.Kind != want.Kind:
+		return nil, apierrors.NewInvalid(got.GroupKind(), u.GetName(), field.ErrorList{field.Invalid(field.NewPath("kind"), got.Kind, "must be "+want.Kind)})
+	case got != want:
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
 	}
 	return u, nil
