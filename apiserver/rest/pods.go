@@ -79,7 +79,7 @@ func (h *Handlers) doBind(r *http.Request, q *request) error {
 		errs = append(errs, field.Required(field.NewPath("target", "name"), ""))
 	}
 	if len(errs) > 0 {
-		return errs.ToAggregate() // a 500 it is, in upstream Kubernetes too
+		return apierrors.NewInvalid(gvk.GroupKind(), name, errs) // in upstream Kubernetes a 500 with the bare text
 	}
 	dryRun := r.URL.Query().Get("dryRun") == metav1.DryRunAll
 	a := q.attributes(r.Context(), admission.Create, nil, dryRun)
