@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -17,7 +18,7 @@ import (
 var podRule = rule[corev1.Pod]{
 	Default:  defaultPod,
 	Create:   createPod,
-	Validate: validatePod,
+	Validate: validatePodCreate,
 	Change:   validatePodUpdate,
 	Columns:  "Name, Ready, Status, Restarts, Age, IP*, Node*, Nominated Node*, Readiness Gates*",
 	Cells:    podCells,
@@ -33,9 +34,10 @@ var podRule = rule[corev1.Pod]{
 		"status.nominatedNodeName": func(p *corev1.Pod) string { return p.Status.NominatedNodeName },
 	},
 	More: func(k *Kind) {
+		k.UpdateAlone = true // what a pod can be made with, and have later, differs
 		k.GracePeriod = podGracePeriod
 		k.WatchedBy = "spec.nodeName" // each kubelet watches its own
-		prepareSub(k, "status", preparePodStatus, nil, s("spec"), s("metadata", "deletionTimestamp"), s("metadata", "ownerReferences"))
+		prepareSub(k, "status", preparePodStatus, validatePodStatus, s("spec"), s("metadata", "deletionTimestamp"), s("metadata", "ownerReferences"))
 		prepareSub(k, "ephemeralcontainers", prepareEphemeralContainers, validateEphemeralContainers, s("status"))
 		prepareSub(k, "resize", prepareResize, validateResize, s("status"))
 	},
@@ -176,18 +178,20 @@ func prepareEphemeralContainers(_ context.Context, pod, old *corev1.Pod) {
 }
 
 func validateEphemeralContainers(pod, old *corev1.Pod) field.ErrorList {
-	var errs field.ErrorList
-	path := field.NewPath("spec", "ephemeralContainers")
-	names := map[string]corev1.EphemeralContainer{}
+	errs := validatePod(pod)
+	path := specPath.Child("ephemeralContainers")
+	now := map[string]corev1.EphemeralContainer{}
 	for _, c := range pod.Spec.EphemeralContainers {
-		names[c.Name] = c
+		now[c.Name] = c
 	}
 	for _, c := range old.Spec.EphemeralContainers {
-		if _, ok := names[c.Name]; !ok {
+		if n, ok := now[c.Name]; !ok {
 			errs = append(errs, field.Forbidden(path, "existing ephemeral containers "+strconv.Quote(c.Name)+" may not be removed\n"))
+		} else if !equal(n, c) {
+			errs = append(errs, field.Forbidden(path, "existing ephemeral containers "+strconv.Quote(c.Name)+" may not be changed\n"+diff.Diff(c, n)))
 		}
 	}
-	return append(errs, validatePodSpec(&pod.Spec, field.NewPath("spec"))...)
+	return errs
 }
 
 // prepareResize lets nothing through but the amounts of the containers, and of the pod.
@@ -211,10 +215,11 @@ func prepareResize(_ context.Context, pod, old *corev1.Pod) {
 // validateResize: how a pod fares when memory is short was promised when it was made.
 //
 // Upstream: pkg/apis/core/validation/validation.go, ValidatePodResize.
+// Left out: that only cpu and memory change, and are not taken away.
 func validateResize(pod, old *corev1.Pod) field.ErrorList {
 	errs := validatePod(pod)
-	if now := qosClass(&pod.Spec); now != qosClass(&old.Spec) {
-		errs = append(errs, field.Invalid(specPath, now, "Pod QOS Class may not change as a result of resizing"))
+	if qosClass(&pod.Spec) != qosClass(&old.Spec) {
+		errs = append(errs, field.Invalid(specPath, pod.Status.QOSClass, "Pod QOS Class may not change as a result of resizing"))
 	}
 	return errs
 }

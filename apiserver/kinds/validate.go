@@ -50,6 +50,19 @@ func optionOf[T ~string](c *checks, value T, at *field.Path, allowed ...T) {
 	}
 }
 
+// supported refuses a value that is not in the list, as does given for one that may be left out.
+func supported[T ~string](c *checks, value T, at *field.Path, allowed ...T) {
+	if !slices.Contains(allowed, value) {
+		c.add(field.NotSupported(at, value, allowed))
+	}
+}
+
+func given[T ~string](c *checks, value *T, at *field.Path, allowed ...T) {
+	if value != nil {
+		supported(c, *value, at, allowed...)
+	}
+}
+
 // texts turns the messages of a name check into errors.
 func (c *checks) texts(value any, at *field.Path, messages []string) {
 	for _, m := range messages {

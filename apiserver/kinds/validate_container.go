@@ -3,13 +3,17 @@ package kinds
 import (
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	helpers "k8s.io/component-helpers/resource"
 )
 
 // containerSort says which of the three lists of a pod a container stands in; each has rules of its own.
@@ -24,64 +28,107 @@ const (
 // podChecks is what the containers of one pod must agree on.
 type podChecks struct {
 	*checks
-	hostNetwork bool
-	volumes     sets.Set[string]
-	names       sets.Set[string]
-	hostPorts   sets.Set[string]
+	spec    *corev1.PodSpec
+	at      *field.Path
+	volumes map[string]corev1.VolumeSource // those with nothing wrong
+	names   sets.Set[string]
 }
 
+// container checks what the three sorts have in common, then what each has for itself.
+//
+// Upstream: pkg/apis/core/validation/validation.go, validateContainerCommon, validateContainers, validateInitContainers, validateEphemeralContainers.
 func (c *podChecks) container(t *corev1.Container, at *field.Path, sort containerSort) {
 	if c.required(t.Name, at.Child("name"), "") {
 		c.texts(t.Name, at.Child("name"), utilvalidation.IsDNS1123Label(t.Name))
-		if c.names.Has(t.Name) {
-			c.add(field.Duplicate(at.Child("name"), t.Name))
-		}
-		c.names.Insert(t.Name)
 	}
-	if t.Image != strings.TrimSpace(t.Image) {
-		c.add(field.Invalid(at.Child("image"), t.Image, "must not have leading or trailing whitespace"))
-	} else {
-		c.required(t.Image, at.Child("image"), "")
-	}
-	sidecar := sort == initial && t.RestartPolicy != nil && *t.RestartPolicy == corev1.ContainerRestartPolicyAlways
-	switch probes := t.LivenessProbe != nil || t.ReadinessProbe != nil || t.StartupProbe != nil; {
-	case sort == ephemeral:
-		for _, bad := range []struct {
-			name  string
-			given bool
-		}{{"ports", len(t.Ports) > 0}, {"livenessProbe", t.LivenessProbe != nil}, {"readinessProbe", t.ReadinessProbe != nil},
-			{"startupProbe", t.StartupProbe != nil}, {"lifecycle", t.Lifecycle != nil}, {"resources", len(t.Resources.Limits)+len(t.Resources.Requests) > 0}} {
-			if bad.given {
-				c.add(field.Forbidden(at.Child(bad.name), "cannot be set for an Ephemeral Container"))
-			}
-		}
-	case sort == initial && !sidecar && (probes || t.Lifecycle != nil):
-		for _, bad := range []struct {
-			name  string
-			given bool
-		}{{"lifecycle", t.Lifecycle != nil}, {"livenessProbe", t.LivenessProbe != nil}, {"readinessProbe", t.ReadinessProbe != nil}, {"startupProbe", t.StartupProbe != nil}} {
-			if bad.given {
-				c.add(field.Forbidden(at.Child(bad.name), "may not be set for init containers without restartPolicy=Always"))
-			}
-		}
-	default:
-		c.lifecycle(t.Lifecycle, at.Child("lifecycle"))
-		c.probe(t.LivenessProbe, at.Child("livenessProbe"), true)
-		c.probe(t.ReadinessProbe, at.Child("readinessProbe"), false)
-		c.probe(t.StartupProbe, at.Child("startupProbe"), true)
-	}
-	oneOf(c.checks, t.TerminationMessagePolicy, at.Child("terminationMessagePolicy"), corev1.TerminationMessageFallbackToLogsOnError, corev1.TerminationMessageReadFile)
+	c.required(t.Image, at.Child("image"), "")
+	oneOf(c.checks, t.TerminationMessagePolicy, at.Child("terminationMessagePolicy"), corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)
 	c.ports(t.Ports, at.Child("ports"))
 	c.env(t, at)
-	c.mounts(t.VolumeMounts, at.Child("volumeMounts"))
+	c.mounts(t, at.Child("volumeMounts"))
 	oneOf(c.checks, t.ImagePullPolicy, at.Child("imagePullPolicy"), corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
-	c.resources(&t.Resources, at.Child("resources"))
-	if s := t.SecurityContext; s != nil {
-		c.userID(s.RunAsUser, at.Child("securityContext", "runAsUser"))
-		c.userID(s.RunAsGroup, at.Child("securityContext", "runAsGroup"))
-		if s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation && s.Privileged != nil && *s.Privileged {
-			c.add(field.Invalid(at.Child("securityContext"), s, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"))
+	c.resources(&t.Resources, at.Child("resources"), c.containerResource)
+	c.securityContext(t.SecurityContext, at.Child("securityContext"))
+	if sort == initial {
+		c.restartPolicy(t, at)
+	}
+	if sort == ephemeral {
+		c.trimmed(t.Image, at.Child("image"))
+	}
+	if c.names.Has(t.Name) && (t.Name != "" || sort != initial) {
+		c.add(field.Duplicate(at.Child("name"), t.Name))
+	}
+	c.names.Insert(t.Name)
+	sidecar := sort == initial && t.RestartPolicy != nil && *t.RestartPolicy == corev1.ContainerRestartPolicyAlways
+	forbid := func(name string, given bool, why string) {
+		if given {
+			c.add(field.Forbidden(at.Child(name), why))
 		}
+	}
+	switch {
+	case sort == ephemeral:
+		const why = "cannot be set for an Ephemeral Container"
+		forbid("ports", len(t.Ports) > 0, why)
+		forbid("resources", len(t.Resources.Limits)+len(t.Resources.Requests)+len(t.Resources.Claims) > 0, why)
+		forbid("restartPolicy", t.RestartPolicy != nil, why)
+		forbid("livenessProbe", t.LivenessProbe != nil, why)
+		forbid("readinessProbe", t.ReadinessProbe != nil, why)
+		forbid("startupProbe", t.StartupProbe != nil, why)
+		forbid("lifecycle", t.Lifecycle != nil, why)
+		for i, m := range t.VolumeMounts {
+			forbid(fmt.Sprintf("volumeMounts[%d].subPath", i), m.SubPath != "", why)
+			forbid(fmt.Sprintf("volumeMounts[%d].subPathExpr", i), m.SubPathExpr != "", why)
+		}
+		return
+	case sort == initial && !sidecar:
+		const why = "may not be set for init containers without restartPolicy=Always"
+		c.hostPorts([]corev1.Container{*t}, c.at.Child("initContainers"))
+		forbid("lifecycle", t.Lifecycle != nil, why)
+		forbid("livenessProbe", t.LivenessProbe != nil, why)
+		forbid("readinessProbe", t.ReadinessProbe != nil, why)
+		forbid("startupProbe", t.StartupProbe != nil, why)
+		return
+	case sidecar:
+		c.hostPorts([]corev1.Container{*t}, c.at.Child("initContainers"))
+	}
+	c.lifecycle(t.Lifecycle, at.Child("lifecycle"))
+	c.probe(t.LivenessProbe, at.Child("livenessProbe"), true)
+	c.probe(t.ReadinessProbe, at.Child("readinessProbe"), false)
+	c.probe(t.StartupProbe, at.Child("startupProbe"), true)
+	if sort == regular {
+		c.restartPolicy(t, at)
+	}
+}
+
+// restartPolicy checks what a container says about its own restarts.
+func (c *podChecks) restartPolicy(t *corev1.Container, at *field.Path) {
+	if t.RestartPolicy == nil && len(t.RestartPolicyRules) > 0 {
+		c.add(field.Required(at.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
+	}
+	given(c.checks, t.RestartPolicy, at.Child("restartPolicy"), corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)
+}
+
+// trimmed refuses an image with spaces around it, which a template may still have.
+func (c *checks) trimmed(image string, at *field.Path) {
+	if image != strings.TrimSpace(image) {
+		c.add(field.Invalid(at, image, "must not have leading or trailing whitespace"))
+	}
+}
+
+func (c *checks) securityContext(s *corev1.SecurityContext, at *field.Path) {
+	if s == nil {
+		return
+	}
+	c.userID(s.RunAsUser, at.Child("runAsUser"))
+	c.userID(s.RunAsGroup, at.Child("runAsGroup"))
+	if s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation {
+		return
+	}
+	if s.Privileged != nil && *s.Privileged {
+		c.add(field.Invalid(at, s, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"))
+	}
+	if s.Capabilities != nil && slices.Contains(s.Capabilities.Add, "CAP_SYS_ADMIN") {
+		c.add(field.Invalid(at, s, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"))
 	}
 }
 
@@ -91,17 +138,32 @@ func (c *checks) userID(id *int64, at *field.Path) {
 	}
 }
 
+// sysctlName is what the kernel's parameters are called.
+var sysctlName = regexp.MustCompile(`^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$`)
+
 func (c *checks) podSecurityContext(s *corev1.PodSpec, at *field.Path) {
 	sc := s.SecurityContext
 	if sc == nil {
-		return
+		sc = &corev1.PodSecurityContext{}
 	}
+	c.userID(sc.FSGroup, at.Child("fsGroup"))
 	c.userID(sc.RunAsUser, at.Child("runAsUser"))
 	c.userID(sc.RunAsGroup, at.Child("runAsGroup"))
-	c.userID(sc.FSGroup, at.Child("fsGroup"))
+	for i := range sc.SupplementalGroups {
+		c.userID(&sc.SupplementalGroups[i], at.Child("supplementalGroups").Index(i))
+	}
 	if s.ShareProcessNamespace != nil && *s.ShareProcessNamespace && s.HostPID {
 		c.add(field.Invalid(at.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"))
 	}
+	for i, p := range sc.Sysctls {
+		at := at.Child("sysctls").Index(i).Child("name")
+		if c.required(p.Name, at, "") && (len(p.Name) > 253 || !sysctlName.MatchString(p.Name)) {
+			c.add(field.Invalid(at, p.Name, fmt.Sprintf("must have at most 253 characters and match regex %s", sysctlName)))
+		}
+	}
+	given(c, sc.FSGroupChangePolicy, at.Child("fsGroupChangePolicy"), corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)
+	given(c, sc.SupplementalGroupsPolicy, at.Child("supplementalGroupsPolicy"), corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)
+	given(c, sc.SELinuxChangePolicy, at.Child("seLinuxChangePolicy"), corev1.SELinuxChangePolicyRecursive)
 }
 
 func (c *podChecks) ports(ports []corev1.ContainerPort, at *field.Path) {
@@ -124,16 +186,22 @@ func (c *podChecks) ports(ports []corev1.ContainerPort, at *field.Path) {
 		}
 		if p.HostPort != 0 {
 			c.port(p.HostPort, at.Child("hostPort"))
-			if c.hostNetwork && p.HostPort != p.ContainerPort {
-				c.add(field.Invalid(at.Child("hostPort"), p.HostPort, "must match `containerPort` when `hostNetwork` is true"))
-			}
-			key := fmt.Sprintf("%s/%s/%d", p.Protocol, p.HostIP, p.HostPort)
-			if c.hostPorts.Has(key) {
-				c.add(field.Duplicate(at.Child("hostPort"), key))
-			}
-			c.hostPorts.Insert(key)
 		}
 		oneOf(c.checks, p.Protocol, at.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)
+	}
+}
+
+// hostPorts refuses a port of the node that two containers want which run at the same time.
+func (c *checks) hostPorts(containers []corev1.Container, at *field.Path) {
+	taken := sets.New[string]()
+	for i, t := range containers {
+		for j, p := range t.Ports {
+			key := fmt.Sprintf("%s/%s/%d", p.Protocol, p.HostIP, p.HostPort)
+			if p.HostPort != 0 && taken.Has(key) {
+				c.add(field.Duplicate(at.Index(i).Child("ports").Index(j).Child("hostPort"), key))
+			}
+			taken.Insert(key)
+		}
 	}
 }
 
@@ -148,25 +216,22 @@ func (c *podChecks) env(t *corev1.Container, at *field.Path) {
 			continue
 		}
 		at = at.Child("valueFrom")
-		given := 0
+		sources := 0
 		ref := func(name string, at *field.Path, key string) {
-			given++
-			c.required(name, at.Child("name"), "")
+			sources++
+			c.texts(name, at.Child("name"), subdomain(name))
 			if c.required(key, at.Child("key"), "") {
 				c.texts(key, at.Child("key"), utilvalidation.IsConfigMapKey(key))
 			}
 		}
-		if f := from.FieldRef; f != nil {
-			given++
-			if c.required(f.FieldPath, at.Child("fieldRef", "fieldPath"), "") {
-				plain, _, _ := strings.Cut(f.FieldPath, "[")
-				optionOf(c.checks, plain, at.Child("fieldRef", "fieldPath"), "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName",
-					"spec.serviceAccountName", "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs", "metadata.labels", "metadata.annotations")
-			}
+		if from.FieldRef != nil {
+			sources++
+			c.fieldRef(from.FieldRef, at.Child("fieldRef"), "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName",
+				"spec.serviceAccountName", "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs")
 		}
-		if r := from.ResourceFieldRef; r != nil {
-			given++
-			c.required(r.Resource, at.Child("resourceFieldRef", "resource"), "")
+		if from.ResourceFieldRef != nil {
+			sources++
+			c.resourceRef(from.ResourceFieldRef, at.Child("resourceFieldRef"))
 		}
 		if r := from.ConfigMapKeyRef; r != nil {
 			ref(r.Name, at.Child("configMapKeyRef"), r.Key)
@@ -175,50 +240,183 @@ func (c *podChecks) env(t *corev1.Container, at *field.Path) {
 			ref(r.Name, at.Child("secretKeyRef"), r.Key)
 		}
 		if from.FileKeyRef != nil {
-			given++
+			sources++
 		}
 		switch {
-		case given == 0:
-			c.add(field.Invalid(at, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"))
+		case sources == 0:
+			c.add(field.Invalid(at, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"))
 		case e.Value != "":
 			c.add(field.Invalid(at, "", "may not be specified when `value` is not empty"))
-		case given > 1:
+		case sources > 1:
 			c.add(field.Invalid(at, "", "may not have more than one field specified at a time"))
 		}
 	}
+	all := at.Child("envFrom")
 	for i, from := range t.EnvFrom {
-		at := at.Child("envFrom").Index(i)
-		switch cm, secret := from.ConfigMapRef, from.SecretRef; {
+		at := all.Index(i)
+		c.name(from.Prefix, at.Child("prefix"), utilvalidation.IsRelaxedEnvVarName)
+		cm, secret := from.ConfigMapRef, from.SecretRef
+		if cm != nil && c.required(cm.Name, at.Child("configMapRef", "name"), "") {
+			c.texts(cm.Name, at.Child("configMapRef", "name"), validation.NameIsDNSSubdomain(cm.Name, true))
+		}
+		if secret != nil && c.required(secret.Name, at.Child("secretRef", "name"), "") {
+			c.texts(secret.Name, at.Child("secretRef", "name"), validation.NameIsDNSSubdomain(secret.Name, true))
+		}
+		switch {
 		case cm == nil && secret == nil:
-			c.add(field.Invalid(at, "", "must specify one of: `configMapRef` or `secretRef`"))
+			c.add(field.Invalid(all, "", "must specify one of: `configMapRef` or `secretRef`"))
 		case cm != nil && secret != nil:
-			c.add(field.Invalid(at, "", "may not have more than one field specified at a time"))
-		case cm != nil:
-			c.required(cm.Name, at.Child("configMapRef", "name"), "")
-		default:
-			c.required(secret.Name, at.Child("secretRef", "name"), "")
+			c.add(field.Invalid(all, "", "may not have more than one field specified at a time"))
 		}
 	}
 }
 
-func (c *podChecks) mounts(mounts []corev1.VolumeMount, at *field.Path) {
+// fieldRef checks what is told to a pod about itself; labels and annotations one by one only, but where allowed says otherwise.
+//
+// Upstream: pkg/apis/core/validation/validation.go, validateObjectFieldSelector.
+func (c *checks) fieldRef(f *corev1.ObjectFieldSelector, at *field.Path, allowed ...string) {
+	if !c.required(f.FieldPath, at.Child("fieldPath"), "") {
+		return
+	}
+	label, key, one := strings.Cut(strings.TrimSuffix(f.FieldPath, "']"), "['")
+	one = one && strings.HasSuffix(f.FieldPath, "']")
+	bad := func(why string) {
+		c.add(field.Invalid(at.Child("fieldPath"), f.FieldPath, "error converting fieldPath: "+why))
+	}
+	switch {
+	case f.APIVersion != "v1":
+		bad("unsupported pod version: " + f.APIVersion)
+	case one && label == "metadata.annotations":
+		c.texts(strings.ToLower(key), at, utilvalidation.IsQualifiedName(strings.ToLower(key)))
+	case one && label == "metadata.labels":
+		c.texts(key, at, utilvalidation.IsQualifiedName(key))
+	case one:
+		bad("field label does not support subscript: " + f.FieldPath)
+	case slices.Contains([]string{"metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.restartPolicy",
+		"spec.serviceAccountName", "spec.schedulerName", "status.phase", "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs"}, label):
+		supported(c, label, at.Child("fieldPath"), allowed...)
+	default:
+		bad("field label not supported: " + f.FieldPath)
+	}
+}
+
+// resourceRef checks what is told to a container about its amounts.
+//
+// Upstream: pkg/apis/core/validation/validation.go, validateContainerResourceFieldSelector.
+// Left out: the units.
+func (c *checks) resourceRef(r *corev1.ResourceFieldSelector, at *field.Path) {
+	if c.required(r.Resource, at.Child("resource"), "") && !strings.HasPrefix(r.Resource, "limits.hugepages-") && !strings.HasPrefix(r.Resource, "requests.hugepages-") {
+		supported(c, r.Resource, at.Child("resource"), "limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu", "requests.ephemeral-storage", "requests.memory")
+	}
+}
+
+// mounts checks where a container sees its volumes.
+//
+// Upstream: pkg/apis/core/validation/validation.go, ValidateVolumeMounts; some paths of its errors are without the mount's index.
+func (c *podChecks) mounts(t *corev1.Container, at *field.Path) {
 	paths := sets.New[string]()
-	for i, m := range mounts {
-		at := at.Index(i)
-		if c.required(m.Name, at.Child("name"), "") && !c.volumes.Has(m.Name) {
+	for i, m := range t.VolumeMounts {
+		all, at := at, at.Index(i)
+		c.required(m.Name, at.Child("name"), "")
+		if _, ok := c.volumes[m.Name]; !ok {
 			c.add(field.NotFound(at.Child("name"), m.Name))
 		}
-		if c.required(m.MountPath, at.Child("mountPath"), "") && paths.Has(m.MountPath) {
+		c.required(m.MountPath, at.Child("mountPath"), "")
+		if paths.Has(m.MountPath) {
 			c.add(field.Invalid(at.Child("mountPath"), m.MountPath, "must be unique"))
 		}
 		paths.Insert(m.MountPath)
-		if m.SubPath != "" {
-			c.localPath(m.SubPath, at.Child("subPath"))
-		}
+		c.localPath(m.SubPath, all.Child("subPath"))
 		if m.SubPath != "" && m.SubPathExpr != "" {
 			c.add(field.Invalid(at.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
 		}
+		c.localPath(m.SubPathExpr, all.Child("subPathExpr"))
+		given(c.checks, m.MountPropagation, all.Child("mountPropagation"), corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)
+		if p := m.MountPropagation; p != nil && *p == corev1.MountPropagationBidirectional && (t.SecurityContext == nil || t.SecurityContext.Privileged == nil || !*t.SecurityContext.Privileged) {
+			c.add(field.Forbidden(all.Child("mountPropagation"), "Bidirectional mount propagation is available only to privileged containers"))
+		}
 	}
+}
+
+// resources checks amounts, and that none requests more than its limit.
+//
+// Upstream: pkg/apis/core/validation/validation.go, validateResourceRequirements.
+func (c *checks) resources(r *corev1.ResourceRequirements, at *field.Path, known func(corev1.ResourceName, *field.Path)) {
+	amount := func(name corev1.ResourceName, q resource.Quantity, at *field.Path) {
+		known(name, at)
+		c.quantity(q, at)
+		if !native(name) && q.MilliValue()%1000 != 0 {
+			c.add(field.Invalid(at, q.String(), "must be an integer"))
+		}
+	}
+	for _, name := range sortedKeys(r.Limits) {
+		amount(name, r.Limits[name], at.Child("limits").Key(string(name)))
+	}
+	for _, name := range sortedKeys(r.Requests) {
+		request := r.Requests[name]
+		amount(name, request, at.Child("requests").Key(string(name)))
+		limit, limited := r.Limits[name]
+		switch overcommit := native(name) && !hugePages(name); {
+		case !limited && !overcommit:
+			c.add(field.Required(at.Child("limits"), "Limit must be set for non overcommitable resources"))
+		case limited && !overcommit && request.Cmp(limit) != 0:
+			c.add(field.Invalid(at.Child("requests"), request.String(), fmt.Sprintf("must be equal to %s limit of %s", name, limit.String())))
+		case limited && request.Cmp(limit) > 0:
+			c.add(field.Invalid(at.Child("requests"), request.String(), fmt.Sprintf("must be less than or equal to %s limit of %s", name, limit.String())))
+		}
+	}
+}
+
+// containerResource checks the name of what a container can ask for.
+func (c *checks) containerResource(name corev1.ResourceName, at *field.Path) {
+	standard := hugePages(name) || slices.Contains([]corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage}, name)
+	if messages := utilvalidation.IsQualifiedName(string(name)); len(messages) > 0 {
+		c.texts(name, at, messages)
+	} else if !strings.Contains(string(name), "/") && !standard {
+		c.add(field.Invalid(at, name, "must be a standard resource type or fully qualified"))
+	}
+	if !strings.Contains(string(name), "/") && !standard {
+		c.add(field.Invalid(at, name, "must be a standard resource for containers"))
+	}
+}
+
+// podResources checks what a pod asks for as a whole, and that its containers do not ask for more.
+//
+// Upstream: pkg/apis/core/validation/validation.go, validatePodResources.
+func (c *podChecks) podResources(at *field.Path) {
+	r := c.spec.Resources
+	if r == nil {
+		return
+	}
+	c.resources(r, at, func(name corev1.ResourceName, at *field.Path) {
+		if !helpers.IsSupportedPodLevelResource(name) {
+			c.add(field.NotSupported(at, name, sets.List(helpers.SupportedPodLevelResources())))
+		}
+	})
+	together := helpers.AggregateContainerRequests(&corev1.Pod{Spec: *c.spec}, helpers.PodResourcesOptions{})
+	for _, name := range sortedKeys(together) {
+		sum := together[name]
+		if q, ok := r.Requests[name]; ok && sum.Cmp(q) > 0 {
+			c.add(field.Invalid(at.Child("requests").Key(string(name)), q.String(), "must be greater than or equal to aggregate container requests of "+sum.String()))
+		}
+	}
+	for i, t := range c.spec.Containers {
+		for _, name := range sortedKeys(t.Resources.Limits) {
+			limit := t.Resources.Limits[name]
+			if q, ok := r.Limits[name]; ok && limit.Cmp(q) > 0 {
+				c.add(field.Invalid(at.Child("containers").Index(i).Key(string(name)).Child("limits"), limit.String(), "must be less than or equal to pod limits of "+q.String()))
+			}
+		}
+	}
+}
+
+// native: a resource of Kubernetes itself, not one that somebody added to nodes.
+func native(name corev1.ResourceName) bool {
+	return !strings.Contains(string(name), "/") || strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix)
+}
+
+func hugePages(name corev1.ResourceName) bool {
+	return strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
 }
 
 // localPath checks a path that must stay below where it starts.
@@ -235,31 +433,6 @@ func (c *checks) noBacksteps(p string, at *field.Path) {
 	}
 }
 
-// resources checks amounts, and that none requests more than its limit.
-//
-// Upstream: pkg/apis/core/validation/validation.go, validateContainerResourceRequirements.
-func (c *checks) resources(r *corev1.ResourceRequirements, at *field.Path) {
-	known := func(name corev1.ResourceName, at *field.Path) {
-		c.texts(string(name), at, utilvalidation.IsQualifiedName(string(name)))
-		if !strings.Contains(string(name), "/") && !strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) &&
-			!slices.Contains([]corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage}, name) {
-			c.add(field.Invalid(at, name, "must be a standard resource for containers"))
-		}
-	}
-	for _, name := range sortedKeys(r.Limits) {
-		known(name, at.Child("limits").Key(string(name)))
-		c.quantity(r.Limits[name], at.Child("limits").Key(string(name)))
-	}
-	for _, name := range sortedKeys(r.Requests) {
-		request := r.Requests[name]
-		known(name, at.Child("requests").Key(string(name)))
-		c.quantity(request, at.Child("requests").Key(string(name)))
-		if limit, ok := r.Limits[name]; ok && request.Cmp(limit) > 0 {
-			c.add(field.Invalid(at.Child("requests"), request.String(), fmt.Sprintf("must be less than or equal to %s limit of %s", name, limit.String())))
-		}
-	}
-}
-
 func sortedKeys[K ~string, V any](m map[K]V) []K {
 	keys := make([]K, 0, len(m))
 	for k := range m {
@@ -269,7 +442,7 @@ func sortedKeys[K ~string, V any](m map[K]V) []K {
 	return keys
 }
 
-func (c *checks) lifecycle(l *corev1.Lifecycle, at *field.Path) {
+func (c *podChecks) lifecycle(l *corev1.Lifecycle, at *field.Path) {
 	if l == nil {
 		return
 	}
@@ -281,32 +454,41 @@ func (c *checks) lifecycle(l *corev1.Lifecycle, at *field.Path) {
 	}
 }
 
-func (c *checks) handler(exec *corev1.ExecAction, get *corev1.HTTPGetAction, tcp *corev1.TCPSocketAction, grpc *corev1.GRPCAction, sleep *corev1.SleepAction, at *field.Path) {
-	exclusive(c, struct {
+// handler looks at the first of the alternatives only; a second is one too many.
+func (c *podChecks) handler(exec *corev1.ExecAction, get *corev1.HTTPGetAction, tcp *corev1.TCPSocketAction, grpc *corev1.GRPCAction, sleep *corev1.SleepAction, at *field.Path) {
+	switch {
+	case exec != nil:
+		if len(exec.Command) == 0 {
+			c.add(field.Required(at.Child("exec", "command"), ""))
+		}
+	case get != nil:
+		at := at.Child("httpGet")
+		c.required(get.Path, at.Child("path"), "")
+		c.portOrName(get.Port, at.Child("port"))
+		supported(c.checks, get.Scheme, at.Child("scheme"), corev1.URISchemeHTTP, corev1.URISchemeHTTPS)
+		for _, h := range get.HTTPHeaders {
+			c.texts(h.Name, at.Child("httpHeaders"), utilvalidation.IsHTTPHeaderName(h.Name))
+		}
+	case tcp != nil:
+		c.portOrName(tcp.Port, at.Child("tcpSocket", "port"))
+	case grpc != nil:
+		c.port(grpc.Port, at.Child("grpc", "port"))
+	case sleep != nil:
+		if g := c.spec.TerminationGracePeriodSeconds; g != nil && (sleep.Seconds < 0 || sleep.Seconds > *g) {
+			c.add(field.Invalid(at.Child("sleep"), sleep.Seconds, fmt.Sprintf("must be non-negative and less than terminationGracePeriodSeconds (%d)", *g)))
+		}
+	}
+	exclusive(c.checks, struct {
 		Exec      *corev1.ExecAction      `json:"exec"`
 		HTTPGet   *corev1.HTTPGetAction   `json:"httpGet"`
 		TCPSocket *corev1.TCPSocketAction `json:"tcpSocket"`
 		GRPC      *corev1.GRPCAction      `json:"grpc"`
 		Sleep     *corev1.SleepAction     `json:"sleep"`
 	}{exec, get, tcp, grpc, sleep}, at, "handler type")
-	if exec != nil && len(exec.Command) == 0 {
-		c.add(field.Required(at.Child("exec", "command"), ""))
-	}
-	if get != nil {
-		c.required(get.Path, at.Child("httpGet", "path"), "")
-		c.portOrName(get.Port, at.Child("httpGet", "port"))
-		optionOf(c, get.Scheme, at.Child("httpGet", "scheme"), corev1.URISchemeHTTP, corev1.URISchemeHTTPS)
-	}
-	if tcp != nil {
-		c.portOrName(tcp.Port, at.Child("tcpSocket", "port"))
-	}
-	if grpc != nil {
-		c.port(grpc.Port, at.Child("grpc", "port"))
-	}
 }
 
-// probe checks a probe. One that can only fail things, by liveness or startup, must be content with one success.
-func (c *checks) probe(p *corev1.Probe, at *field.Path, oneSuccess bool) {
+// probe checks a probe. One that can fail a container, by liveness or startup, must be content with one success; the other has no grace period.
+func (c *podChecks) probe(p *corev1.Probe, at *field.Path, fails bool) {
 	if p == nil {
 		return
 	}
@@ -318,10 +500,14 @@ func (c *checks) probe(p *corev1.Probe, at *field.Path, oneSuccess bool) {
 		{"successThreshold", p.SuccessThreshold}, {"failureThreshold", p.FailureThreshold}} {
 		c.notNegative(int64(f.value), at.Child(f.name))
 	}
-	if t := p.TerminationGracePeriodSeconds; t != nil && *t <= 0 {
-		c.add(field.Invalid(at.Child("terminationGracePeriodSeconds"), *t, "must be greater than 0"))
+	grace := p.TerminationGracePeriodSeconds
+	if grace != nil && *grace <= 0 {
+		c.add(field.Invalid(at.Child("terminationGracePeriodSeconds"), *grace, "must be greater than 0"))
 	}
-	if oneSuccess && p.SuccessThreshold != 1 {
+	if fails && p.SuccessThreshold != 1 {
 		c.add(field.Invalid(at.Child("successThreshold"), p.SuccessThreshold, "must be 1"))
+	}
+	if !fails && grace != nil {
+		c.add(field.Invalid(at.Child("terminationGracePeriodSeconds"), *grace, "must not be set for readinessProbes"))
 	}
 }

@@ -2,6 +2,8 @@ package kinds
 
 import (
 	"slices"
+	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -11,12 +13,38 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// validatePod checks a pod.
+// validatePodCreate checks a new pod.
 //
-// Upstream: pkg/apis/core/validation/validation.go, ValidatePodCreate and ValidatePodSpec.
-// Left out: checks of rarely used volume types, of Windows and of seccomp and AppArmor profiles, of device claims, of images as volumes.
+// Upstream: pkg/apis/core/validation/validation.go, ValidatePodCreate.
+// Left out: checks of rarely used volume types, of Windows and of seccomp and AppArmor profiles, of device claims, of images as volumes, of
+// block devices, resize policies, restart rules, user namespaces, hostnameOverride, matchFields.
+func validatePodCreate(pod *corev1.Pod) field.ErrorList {
+	c := checks{errs: validatePod(pod)}
+	if len(pod.Spec.EphemeralContainers) > 0 {
+		c.add(field.Forbidden(specPath.Child("ephemeralContainers"), "cannot be set on create"))
+	}
+	if pod.Spec.NodeName != "" && len(pod.Spec.SchedulingGates) > 0 {
+		c.add(field.Forbidden(specPath.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
+	}
+	return c.errs
+}
+
+// validatePod checks a pod by itself, new or changed.
 func validatePod(pod *corev1.Pod) field.ErrorList {
-	return validatePodSpec(&pod.Spec, specPath)
+	var c checks
+	if cost, ok := pod.Annotations[corev1.PodDeletionCost]; ok {
+		if n, err := strconv.ParseInt(cost, 10, 32); err != nil || strconv.Itoa(int(n)) != cost {
+			c.add(field.Invalid(field.NewPath("metadata", "annotations").Key(corev1.PodDeletionCost), cost, "must be a 32bit integer"))
+		}
+	}
+	c.addAll(validatePodSpec(&pod.Spec, pod, specPath))
+	for i, t := range pod.Spec.Containers {
+		c.trimmed(t.Image, specPath.Child("containers").Index(i).Child("image"))
+	}
+	for i, t := range pod.Spec.InitContainers {
+		c.trimmed(t.Image, specPath.Child("initContainers").Index(i).Child("image"))
+	}
+	return c.errs
 }
 
 func validatePodTemplate(t *corev1.PodTemplate) field.ErrorList {
@@ -28,7 +56,7 @@ func validateTemplate(t *corev1.PodTemplateSpec, at *field.Path) field.ErrorList
 	var c checks
 	c.labels(t.Labels, at.Child("labels"))
 	c.addAll(validation.ValidateAnnotations(t.Annotations, at.Child("annotations")))
-	c.addAll(validatePodSpec(&t.Spec, at.Child("spec")))
+	c.addAll(validatePodSpec(&t.Spec, nil, at.Child("spec")))
 	if len(t.Spec.EphemeralContainers) > 0 {
 		c.add(field.Forbidden(at.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template"))
 	}
@@ -45,33 +73,55 @@ func (c *checks) alwaysRestart(t *corev1.PodTemplateSpec, at *field.Path) {
 	}
 }
 
-func validatePodSpec(s *corev1.PodSpec, at *field.Path) field.ErrorList {
+// validatePodSpec checks the spec of a pod, or of a template, which has none.
+//
+// Upstream: pkg/apis/core/validation/validation.go, ValidatePodSpec.
+func validatePodSpec(s *corev1.PodSpec, pod *corev1.Pod, at *field.Path) field.ErrorList {
 	var c checks
-	volumes := c.volumes(s.Volumes, at.Child("volumes"))
-	p := podChecks{checks: &c, hostNetwork: s.HostNetwork, volumes: volumes, names: sets.New[string](), hostPorts: sets.New[string]()}
+	p := podChecks{checks: &c, spec: s, at: at, names: sets.New[string]()}
+	p.volumes = c.volumes(s.Volumes, at.Child("volumes"))
 	if len(s.Containers) == 0 {
 		c.add(field.Required(at.Child("containers"), ""))
 	}
 	for i := range s.Containers {
 		p.container(&s.Containers[i], at.Child("containers").Index(i), regular)
 	}
-	p.hostPorts = sets.New[string]() // init containers have gone when the others start
+	c.hostPorts(s.Containers, at.Child("containers"))
 	for i := range s.InitContainers {
 		p.container(&s.InitContainers[i], at.Child("initContainers").Index(i), initial)
 	}
+	targets := p.names.Clone()
 	for i := range s.EphemeralContainers {
-		p.container((*corev1.Container)(&s.EphemeralContainers[i].EphemeralContainerCommon), at.Child("ephemeralContainers").Index(i), ephemeral)
+		e, at := &s.EphemeralContainers[i], at.Child("ephemeralContainers").Index(i)
+		p.container((*corev1.Container)(&e.EphemeralContainerCommon), at, ephemeral)
+		if t := e.TargetContainerName; t != "" && !targets.Has(t) {
+			c.add(field.NotFound(at.Child("targetContainerName"), t))
+		}
+	}
+	p.podResources(at.Child("resources"))
+	for i, t := range s.Containers {
+		for j, port := range t.Ports { // a template's are filled in when there is a pod
+			if s.HostNetwork && port.HostPort != port.ContainerPort && (pod != nil || port.HostPort != 0) {
+				c.add(field.Invalid(at.Child("containers").Index(i).Child("ports").Index(j).Child("hostPort"), port.HostPort, "must match `containerPort` when `hostNetwork` is true"))
+			}
+		}
 	}
 	oneOf(&c, s.RestartPolicy, at.Child("restartPolicy"), corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
 	oneOf(&c, s.DNSPolicy, at.Child("dnsPolicy"), corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)
 	c.labels(s.NodeSelector, at.Child("nodeSelector"))
 	c.podSecurityContext(s, at.Child("securityContext"))
 	c.affinity(s.Affinity, at.Child("affinity"))
-	if d := s.DNSConfig; s.DNSPolicy == corev1.DNSNone && (d == nil || len(d.Nameservers) == 0) {
-		c.add(field.Required(at.Child("dnsConfig", "nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None"))
-	}
+	c.dns(s, at.Child("dnsConfig"))
 	for i, g := range s.ReadinessGates {
 		c.texts(string(g.ConditionType), at.Child("readinessGates").Index(i).Child("conditionType"), utilvalidation.IsQualifiedName(string(g.ConditionType)))
+	}
+	gates := sets.New[string]()
+	for i, g := range s.SchedulingGates {
+		c.texts(g.Name, at.Child("schedulingGates").Index(i), utilvalidation.IsQualifiedName(g.Name))
+		if gates.Has(g.Name) {
+			c.add(field.Duplicate(at.Child("schedulingGates").Index(i), g.Name))
+		}
+		gates.Insert(g.Name)
 	}
 	c.spread(s.TopologySpreadConstraints, at.Child("topologySpreadConstraints"))
 	c.name(s.ServiceAccountName, at.Child("serviceAccountName"), subdomain)
@@ -83,16 +133,53 @@ func validatePodSpec(s *corev1.PodSpec, at *field.Path) field.ErrorList {
 	c.name(s.Subdomain, at.Child("subdomain"), utilvalidation.IsDNS1123Label)
 	c.tolerations(s.Tolerations, at.Child("tolerations"))
 	for i, alias := range s.HostAliases {
-		c.addAll(utilvalidation.IsValidIP(at.Child("hostAliases").Index(i).Child("ip"), alias.IP))
+		at := at.Child("hostAliases").Index(i)
+		c.addAll(utilvalidation.IsValidIP(at.Child("ip"), alias.IP))
+		for j, name := range alias.Hostnames {
+			c.texts(name, at.Child("hostnames").Index(j), utilvalidation.IsDNS1123Subdomain(name))
+		}
 	}
 	c.name(s.PriorityClassName, at.Child("priorityClassName"), subdomain)
 	if s.RuntimeClassName != nil {
-		c.name(*s.RuntimeClassName, at.Child("runtimeClassName"), subdomain)
+		c.texts(*s.RuntimeClassName, at.Child("runtimeClassName"), subdomain(*s.RuntimeClassName))
 	}
 	if s.PreemptionPolicy != nil {
 		oneOf(&c, *s.PreemptionPolicy, at.Child("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)
 	}
+	if s.OS != nil && c.required(string(s.OS.Name), at.Child("os", "name"), "") {
+		supported(&c, s.OS.Name, at.Child("os"), corev1.Linux, corev1.Windows)
+	}
 	return c.errs
+}
+
+// dns checks the servers and domains that a pod has of its own; the limits are those of libc.
+func (c *checks) dns(s *corev1.PodSpec, at *field.Path) {
+	d := s.DNSConfig
+	switch {
+	case s.DNSPolicy == corev1.DNSNone && d == nil:
+		c.add(field.Required(at, "must provide `dnsConfig` when `dnsPolicy` is None"))
+	case s.DNSPolicy == corev1.DNSNone && len(d.Nameservers) == 0:
+		c.add(field.Required(at.Child("nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None"))
+		return
+	}
+	if d == nil {
+		return
+	}
+	if len(d.Nameservers) > 3 {
+		c.add(field.Invalid(at.Child("nameservers"), d.Nameservers, "must not have more than 3 nameservers"))
+	}
+	for i, ip := range d.Nameservers {
+		c.addAll(utilvalidation.IsValidIP(at.Child("nameservers").Index(i), ip))
+	}
+	for i, domain := range d.Searches {
+		if domain != "." {
+			domain = strings.TrimSuffix(domain, ".")
+			c.texts(domain, at.Child("searches").Index(i), utilvalidation.IsDNS1123SubdomainWithUnderscore(domain))
+		}
+	}
+	for i, o := range d.Options {
+		c.required(o.Name, at.Child("options").Index(i), "must not be empty")
+	}
 }
 
 // podMayChange is upstream's sentence about the few fields of a pod that may change.
@@ -102,32 +189,47 @@ const podMayChange = "pod updates may not change fields other than `spec.contain
 // validatePodUpdate checks that nothing changed in a pod but what a running pod can follow.
 //
 // Upstream: pkg/apis/core/validation/validation.go, ValidatePodUpdate.
+// Left out: that the affinity of a gated pod is only narrowed.
 func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
-	var c checks
-	if len(pod.Spec.Containers) != len(old.Spec.Containers) {
-		c.add(field.Forbidden(specPath.Child("containers"), "pod updates may not add or remove containers"))
-		return c.errs
-	}
-	if len(pod.Spec.InitContainers) != len(old.Spec.InitContainers) {
-		c.add(field.Forbidden(specPath.Child("initContainers"), "pod updates may not add or remove containers"))
-		return c.errs
-	}
-	if before, now := old.Spec.ActiveDeadlineSeconds, pod.Spec.ActiveDeadlineSeconds; before != nil {
-		if now == nil {
-			c.add(field.Invalid(specPath.Child("activeDeadlineSeconds"), now, "must not update from a positive integer to nil value"))
-		} else if *now > *before {
-			c.add(field.Invalid(specPath.Child("activeDeadlineSeconds"), *now, "must be less than or equal to previous value"))
+	c := checks{errs: validatePod(pod)}
+	for _, list := range []struct {
+		name     string
+		now, was []corev1.Container
+	}{{"containers", pod.Spec.Containers, old.Spec.Containers}, {"initContainers", pod.Spec.InitContainers, old.Spec.InitContainers}} {
+		at := specPath.Child(list.name)
+		if len(list.now) != len(list.was) {
+			c.add(field.Forbidden(at, "pod updates may not add or remove containers"))
+			return c.errs
+		}
+		for i, t := range list.now {
+			c.required(t.Image, at.Index(i).Child("image"), "")
+			c.trimmed(t.Image, at.Index(i).Child("image"))
 		}
 	}
-	for _, t := range old.Spec.Tolerations {
-		// Only the time may be changed of what was tolerated before.
-		kept := slices.ContainsFunc(pod.Spec.Tolerations, func(n corev1.Toleration) bool {
-			n.TolerationSeconds, t.TolerationSeconds = nil, nil
+	switch before, now, at := old.Spec.ActiveDeadlineSeconds, pod.Spec.ActiveDeadlineSeconds, specPath.Child("activeDeadlineSeconds"); {
+	case now != nil && (*now < 0 || *now > 1<<31-1):
+		c.add(field.Invalid(at, *now, utilvalidation.InclusiveRangeError(0, 1<<31-1)))
+		return c.errs
+	case now != nil && before != nil && *now > *before:
+		c.add(field.Invalid(at, *now, "must be less than or equal to previous value"))
+		return c.errs
+	case now == nil && before != nil:
+		c.add(field.Invalid(at, now, "must not update from a positive integer to nil value"))
+	}
+	kept := func(t corev1.Toleration) bool { // only the time may be changed of what was tolerated before
+		return slices.ContainsFunc(pod.Spec.Tolerations, func(n corev1.Toleration) bool {
+			n.TolerationSeconds = t.TolerationSeconds
 			return equal(n, t)
 		})
-		if !kept {
-			c.add(field.Forbidden(specPath.Child("tolerations"), "existing toleration can not be modified except its tolerationSeconds"))
-			break
+	}
+	if slices.ContainsFunc(old.Spec.Tolerations, func(t corev1.Toleration) bool { return !kept(t) }) {
+		c.add(field.Forbidden(specPath.Child("tolerations"), "existing toleration can not be modified except its tolerationSeconds"))
+	} else {
+		c.tolerations(pod.Spec.Tolerations, specPath.Child("tolerations"))
+	}
+	for i, g := range pod.Spec.SchedulingGates {
+		if !slices.Contains(old.Spec.SchedulingGates, g) {
+			c.add(field.Forbidden(specPath.Child("schedulingGates").Index(i).Child("name"), "only deletion is allowed, but found new scheduling gate '"+g.Name+"'"))
 		}
 	}
 	// What is allowed to differ is made the same; then nothing may differ.
@@ -138,22 +240,44 @@ func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 	for i := range same.InitContainers {
 		same.InitContainers[i].Image = old.Spec.InitContainers[i].Image
 	}
-	same.ActiveDeadlineSeconds, same.Tolerations = old.Spec.ActiveDeadlineSeconds, old.Spec.Tolerations
-	same.EphemeralContainers = old.Spec.EphemeralContainers
+	same.ActiveDeadlineSeconds, same.Tolerations, same.SchedulingGates = old.Spec.ActiveDeadlineSeconds, old.Spec.Tolerations, old.Spec.SchedulingGates
 	if g, b := same.TerminationGracePeriodSeconds, old.Spec.TerminationGracePeriodSeconds; g != nil && b != nil && *b < 0 && *g == 1 {
 		same.TerminationGracePeriodSeconds = b
 	}
-	if len(old.Spec.SchedulingGates) > 0 {
-		// Gates may be taken away, and while there are some, where the pod may run can be narrowed.
-		for _, g := range pod.Spec.SchedulingGates {
-			if !slices.Contains(old.Spec.SchedulingGates, g) {
-				c.add(field.Forbidden(specPath.Child("schedulingGates"), "only deletion is allowed, but found new scheduling gate '"+g.Name+"'"))
+	if len(old.Spec.SchedulingGates) > 0 { // while there are some, where the pod may run can be narrowed
+		for key, value := range old.Spec.NodeSelector {
+			if now, ok := same.NodeSelector[key]; !ok || now != value {
+				c.add(field.Invalid(specPath.Child("nodeSelector"), same.NodeSelector, "only additions to spec.nodeSelector are allowed (no mutations or deletions)"))
+				break
 			}
 		}
-		same.SchedulingGates, same.NodeSelector, same.Affinity = old.Spec.SchedulingGates, old.Spec.NodeSelector, old.Spec.Affinity
+		same.NodeSelector, same.Affinity = old.Spec.NodeSelector, old.Spec.Affinity
 	}
 	if !equal(*same, old.Spec) {
 		c.add(field.Forbidden(specPath, podMayChange+"\n"+diff.Diff(old.Spec, *same)))
+	}
+	return c.errs
+}
+
+// validatePodStatus checks what kubelets and controllers say about a pod.
+//
+// Upstream: pkg/apis/core/validation/validation.go, ValidatePodStatusUpdate.
+// Left out: whether ended containers may come back, what is said of the node, devices and users.
+func validatePodStatus(pod, old *corev1.Pod) field.ErrorList {
+	var c checks
+	at, s := field.NewPath("status"), &pod.Status
+	for i, condition := range s.Conditions {
+		c.texts(string(condition.Type), at.Child("conditions").Index(i).Child("Type"), utilvalidation.IsQualifiedName(string(condition.Type)))
+	}
+	if n := s.NominatedNodeName; n != old.Status.NominatedNodeName {
+		c.name(n, at.Child("nominatedNodeName"), subdomain)
+		if n != "" && old.Spec.NodeName != "" {
+			c.add(field.Forbidden(at.Child("nominatedNodeName"), "may not be set on pods that are already bound to a node"))
+		}
+	}
+	c.same(s.QOSClass, old.Status.QOSClass, at.Child("qosClass"))
+	for i, ip := range s.PodIPs {
+		c.addAll(utilvalidation.IsValidIP(at.Child("podIPs").Index(i), ip.IP))
 	}
 	return c.errs
 }

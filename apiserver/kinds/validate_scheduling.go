@@ -1,7 +1,9 @@
 package kinds
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,13 +25,15 @@ func (c *checks) tolerations(tolerations []corev1.Toleration, at *field.Path) {
 		}
 		switch t.Operator {
 		case corev1.TolerationOpEqual, "":
-			for _, m := range utilvalidation.IsValidLabelValue(t.Value) {
-				c.add(field.Invalid(at.Child("operator"), t.Value, m))
+			if messages := utilvalidation.IsValidLabelValue(t.Value); len(messages) > 0 {
+				c.add(field.Invalid(at.Child("operator"), t.Value, strings.Join(messages, ";")))
 			}
 		case corev1.TolerationOpExists:
 			if t.Value != "" {
-				c.add(field.Invalid(at.Child("operator"), t, "value must be empty when `operator` is 'Exists'"))
+				c.add(field.Invalid(at.Child("operator"), t.Value, "value must be empty when `operator` is 'Exists'"))
 			}
+		case corev1.TolerationOpLt, corev1.TolerationOpGt: // known, and not enabled
+			c.add(field.NotSupported(at.Child("operator"), t.Operator, []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists, corev1.TolerationOpLt, corev1.TolerationOpGt}))
 		default:
 			c.add(field.NotSupported(at.Child("operator"), t.Operator, []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}))
 		}
@@ -49,13 +53,13 @@ func (c *checks) affinity(a *corev1.Affinity, at *field.Path) {
 				c.add(field.Required(at, "must have at least one node selector term"))
 			}
 			for i := range r.NodeSelectorTerms {
-				c.nodeTerm(&r.NodeSelectorTerms[i], at.Index(i))
+				c.nodeTerm(&r.NodeSelectorTerms[i], at.Index(i), true)
 			}
 		}
 		for i := range n.PreferredDuringSchedulingIgnoredDuringExecution {
 			p, at := &n.PreferredDuringSchedulingIgnoredDuringExecution[i], at.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i)
 			c.weight(p.Weight, at.Child("weight"))
-			c.nodeTerm(&p.Preference, at.Child("preference"))
+			c.nodeTerm(&p.Preference, at.Child("preference"), false)
 		}
 	}
 	pods := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm, at *field.Path) {
@@ -82,7 +86,8 @@ func (c *checks) weight(w int32, at *field.Path) {
 	}
 }
 
-func (c *checks) nodeTerm(t *corev1.NodeSelectorTerm, at *field.Path) {
+// nodeTerm checks one of the terms of which a node must match one; what is only preferred may name values that no label can have.
+func (c *checks) nodeTerm(t *corev1.NodeSelectorTerm, at *field.Path, values bool) {
 	for i, r := range t.MatchExpressions {
 		at := at.Child("matchExpressions").Index(i)
 		switch r.Operator {
@@ -102,6 +107,11 @@ func (c *checks) nodeTerm(t *corev1.NodeSelectorTerm, at *field.Path) {
 			c.add(field.Invalid(at.Child("operator"), r.Operator, "not a valid selector operator"))
 		}
 		c.addAll(metavalidation.ValidateLabelName(r.Key, at.Child("key")))
+		for j := range r.Values {
+			if values {
+				c.texts(r.Values[j], at.Child("values").Index(j), utilvalidation.IsValidLabelValue(r.Values[j]))
+			}
+		}
 	}
 }
 
@@ -110,13 +120,28 @@ func (c *checks) nodeTerm(t *corev1.NodeSelectorTerm, at *field.Path) {
 //
 // Upstream: pkg/apis/core/validation/validation.go, ValidateMatchLabelKeysAndMismatchLabelKeys.
 func (c *checks) labelKeys(match, mismatch []string, sel *metav1.LabelSelector, at *field.Path) {
-	for name, keys := range map[string][]string{"matchLabelKeys": match, "mismatchLabelKeys": mismatch} {
-		if len(keys) > 0 && sel == nil {
-			c.add(field.Forbidden(at.Child(name), "must not be specified when labelSelector is not set"))
+	for _, list := range []struct {
+		name string
+		keys []string
+	}{{"matchLabelKeys", match}, {"mismatchLabelKeys", mismatch}} {
+		if len(list.keys) > 0 && sel == nil {
+			c.add(field.Forbidden(at.Child(list.name), "must not be specified when labelSelector is not set"))
 			continue
 		}
-		for i, key := range keys {
-			c.addAll(metavalidation.ValidateLabelName(key, at.Child(name).Index(i)))
+		for i, key := range list.keys {
+			c.addAll(metavalidation.ValidateLabelName(key, at.Child(list.name).Index(i)))
+		}
+	}
+	if sel != nil {
+		had := map[string]bool{}
+		for key := range sel.MatchLabels {
+			had[key] = true
+		}
+		for _, r := range sel.MatchExpressions {
+			if i := slices.Index(match, r.Key); i >= 0 && had[r.Key] {
+				c.add(field.Invalid(at.Index(i), r.Key, "exists in both matchLabelKeys and labelSelector"))
+			}
+			had[r.Key] = true
 		}
 	}
 	for i, key := range match {
@@ -124,43 +149,46 @@ func (c *checks) labelKeys(match, mismatch []string, sel *metav1.LabelSelector, 
 			c.add(field.Invalid(at.Child("matchLabelKeys").Index(i), key, "exists in both matchLabelKeys and mismatchLabelKeys"))
 		}
 	}
-	if sel == nil {
-		return
-	}
-	had := map[string]bool{}
-	for key := range sel.MatchLabels {
-		had[key] = true
-	}
-	for _, r := range sel.MatchExpressions {
-		if i := slices.Index(match, r.Key); i >= 0 && had[r.Key] {
-			c.add(field.Invalid(at.Index(i), r.Key, "exists in both matchLabelKeys and labelSelector"))
-		}
-		had[r.Key] = true
-	}
 }
 
 func (c *checks) podTerm(t *corev1.PodAffinityTerm, at *field.Path) {
 	c.selector(t.LabelSelector, at.Child("labelSelector"))
-	c.labelKeys(t.MatchLabelKeys, t.MismatchLabelKeys, t.LabelSelector, at)
 	c.selector(t.NamespaceSelector, at.Child("namespaceSelector"))
-	if c.required(t.TopologyKey, at.Child("topologyKey"), "can not be empty") {
-		c.addAll(metavalidation.ValidateLabelName(t.TopologyKey, at.Child("topologyKey")))
+	for _, ns := range t.Namespaces {
+		c.texts(ns, at.Child("namespace"), utilvalidation.IsDNS1123Label(ns))
 	}
+	c.labelKeys(t.MatchLabelKeys, t.MismatchLabelKeys, t.LabelSelector, at)
+	c.required(t.TopologyKey, at.Child("topologyKey"), "can not be empty")
+	c.addAll(metavalidation.ValidateLabelName(t.TopologyKey, at.Child("topologyKey")))
 }
 
+// spread checks the rules by which a pod keeps its distance from its like.
+//
+// Upstream: pkg/apis/core/validation/validation.go, validateTopologySpreadConstraints.
 func (c *checks) spread(constraints []corev1.TopologySpreadConstraint, at *field.Path) {
 	for i, t := range constraints {
 		at := at.Index(i)
 		if t.MaxSkew <= 0 {
 			c.add(field.Invalid(at.Child("maxSkew"), t.MaxSkew, "must be greater than zero"))
 		}
-		if c.required(t.TopologyKey, at.Child("topologyKey"), "can not be empty") {
-			c.addAll(metavalidation.ValidateLabelName(t.TopologyKey, at.Child("topologyKey")))
+		c.required(t.TopologyKey, at.Child("topologyKey"), "can not be empty")
+		supported(c, t.WhenUnsatisfiable, at.Child("whenUnsatisfiable"), corev1.DoNotSchedule, corev1.ScheduleAnyway)
+		if slices.ContainsFunc(constraints[i+1:], func(n corev1.TopologySpreadConstraint) bool {
+			return n.TopologyKey == t.TopologyKey && n.WhenUnsatisfiable == t.WhenUnsatisfiable
+		}) {
+			c.add(field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), fmt.Sprintf("{%v, %v}", t.TopologyKey, t.WhenUnsatisfiable)))
 		}
-		if !slices.Contains([]corev1.UnsatisfiableConstraintAction{corev1.DoNotSchedule, corev1.ScheduleAnyway}, t.WhenUnsatisfiable) {
-			c.add(field.NotSupported(at.Child("whenUnsatisfiable"), t.WhenUnsatisfiable, []corev1.UnsatisfiableConstraintAction{corev1.DoNotSchedule, corev1.ScheduleAnyway}))
+		if m := t.MinDomains; m != nil {
+			if *m <= 0 {
+				c.add(field.Invalid(at.Child("minDomains"), *m, "must be greater than zero"))
+			}
+			if t.WhenUnsatisfiable != corev1.DoNotSchedule {
+				c.add(field.Invalid(at.Child("minDomains"), *m, fmt.Sprintf("can only use minDomains if whenUnsatisfiable=%s, not %s", corev1.DoNotSchedule, t.WhenUnsatisfiable)))
+			}
 		}
-		c.selector(t.LabelSelector, at.Child("labelSelector"))
+		given(c, t.NodeAffinityPolicy, at.Child("nodeAffinityPolicy"), corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)
+		given(c, t.NodeTaintsPolicy, at.Child("nodeTaintsPolicy"), corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)
 		c.labelKeys(t.MatchLabelKeys, nil, t.LabelSelector, at)
+		c.selector(t.LabelSelector, at.Child("labelSelector"))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -70,11 +71,15 @@ func (h *Handlers) doBind(r *http.Request, q *request) error {
 	if b.Name != "" && b.Name != name {
 		return badRequest("name in URL does not match name in Binding object")
 	}
+	var errs field.ErrorList
 	if kind := b.Target.Kind; kind != "" && kind != "Node" {
-		return apierrors.NewInvalid(gvk.GroupKind(), name, field.ErrorList{field.NotSupported(field.NewPath("target", "kind"), kind, []string{"Node", "<empty>"})})
+		errs = append(errs, field.NotSupported(field.NewPath("target", "kind"), kind, []string{"Node", "<empty>"}))
 	}
 	if b.Target.Name == "" {
-		return apierrors.NewInvalid(gvk.GroupKind(), name, field.ErrorList{field.Required(field.NewPath("target", "name"), "")})
+		errs = append(errs, field.Required(field.NewPath("target", "name"), ""))
+	}
+	if len(errs) > 0 {
+		return apierrors.NewInvalid(gvk.GroupKind(), name, errs) // in upstream Kubernetes a 500 with the bare text
 	}
 	dryRun := r.URL.Query().Get("dryRun") == metav1.DryRunAll
 	a := q.attributes(r.Context(), admission.Create, nil, dryRun)
@@ -176,6 +181,9 @@ func (h *Handlers) doEvict(r *http.Request, q *request) error {
 	pod, o := cur.(*corev1.Pod), e.DeleteOptions
 	if o == nil {
 		o = &metav1.DeleteOptions{}
+	}
+	if err := check("DeleteOptions", validation.ValidateDeleteOptions(o)); err != nil {
+		return err
 	}
 	dryRun := len(o.DryRun) > 0
 	if needsBudget(pod) {
