@@ -160,9 +160,22 @@ func (p *patch) on(ctx context.Context, q *request, live runtime.Object) (runtim
 		if err != nil {
 			return nil, err
 		}
-		return q.decode(ctx, after, mediaJSON, p.options.FieldValidation)
+		obj, err := q.decode(ctx, after, mediaJSON, p.options.FieldValidation)
+		if err == nil {
+			return obj, nil
+		}
+		_, why, said := strings.Cut(err.Error(), " cannot be handled as a "+q.kind.Kind+": ")
+		if !said {
+			return nil, err
+		}
+		return nil, badPatch(string(after), why)
 	}
 	return nil, errPatchMedia
+}
+
+// badPatch refuses a patch that makes something of an object that its type has no room for.
+func badPatch(result, why string) error {
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), result, why)})
 }
 
 func (p *patch) onJSON(before []byte) ([]byte, error) {
@@ -220,7 +233,7 @@ func (p *patch) strategic(ctx context.Context, q *request, live runtime.Object) 
 	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(after, obj, validation != metav1.FieldValidationIgnore)
 	if strict, ok := runtime.AsStrictDecodingError(err); ok {
 		if validation == metav1.FieldValidationStrict {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", q.kind.Kind, q.kind.Version, q.kind.Kind, strict))
+			return nil, badPatch(fmt.Sprint(body), strict.Error())
 		}
 		for _, e := range strict.Errors() {
 			warning.Add(ctx, e.Error())
@@ -228,7 +241,7 @@ func (p *patch) strategic(ctx context.Context, q *request, live runtime.Object) 
 		err = nil
 	}
 	if err != nil {
-		return nil, apierrors.NewInvalid(q.kind.GK(), q.Name, field.ErrorList{field.Invalid(field.NewPath("patch"), string(p.body), err.Error())})
+		return nil, badPatch(fmt.Sprint(body), err.Error())
 	}
 	obj.GetObjectKind().SetGroupVersionKind(q.kind.GVK())
 	return obj, nil
