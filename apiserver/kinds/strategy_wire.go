@@ -26,6 +26,7 @@ type rule[T any] struct {
 	Update   func(_ context.Context, obj, old *T)
 	Validate func(*T) field.ErrorList
 	Change   func(obj, old *T) field.ErrorList
+	Counted  bool // the status has numbers that are checked
 	Name     func(name string, prefix bool) []string
 	Fields   map[string]func(*T) string
 	Columns  string
@@ -54,6 +55,9 @@ func set[T any](r rule[T]) func(*Kind) {
 		}
 		if r.Change != nil {
 			k.ValidateUpdate = func(o, old runtime.Object) field.ErrorList { return r.Change(as[T](o), as[T](old)) }
+		}
+		if r.Counted {
+			k.Sub("status").ValidateUpdate = validateCounts
 		}
 		if r.Fields != nil {
 			k.FieldLabels = map[string]func(runtime.Object) string{}

@@ -1,9 +1,9 @@
 package kinds
 
 import (
-	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -45,7 +44,14 @@ func oneOf[T ~string](c *checks, value T, at *field.Path, allowed ...T) {
 
 // optionOf is oneOf for a value that may be empty.
 func optionOf[T ~string](c *checks, value T, at *field.Path, allowed ...T) {
-	if value != "" && !slices.Contains(allowed, value) {
+	if value != "" {
+		listed(c, value, at, allowed...)
+	}
+}
+
+// listed refuses a value that is not in the list, and an empty one too.
+func listed[T ~string](c *checks, value T, at *field.Path, allowed ...T) {
+	if !slices.Contains(allowed, value) {
 		c.add(field.NotSupported(at, value, allowed))
 	}
 }
@@ -131,54 +137,31 @@ func (c *checks) quantity(q resource.Quantity, at *field.Path) {
 
 // percentOrCount checks a number that may be a share, such as maxUnavailable.
 //
-// Upstream: pkg/apis/apps/validation/validation.go, ValidatePositiveIntOrPercent and IsNotMoreThan100Percent.
+// Upstream: pkg/apis/apps/validation/validation.go, ValidatePositiveIntOrPercent.
 func (c *checks) percentOrCount(v *intstr.IntOrString, at *field.Path) {
-	if v == nil {
-		return
-	}
-	if v.Type == intstr.Int {
+	switch {
+	case v == nil:
+	case v.Type == intstr.Int:
 		c.notNegative(int64(v.IntVal), at)
-		return
+	default:
+		c.texts(*v, at, utilvalidation.IsValidPercent(v.StrVal))
 	}
-	if messages := utilvalidation.IsValidPercent(v.StrVal); len(messages) > 0 {
-		c.add(field.Invalid(at, *v, "must be an integer or percentage (e.g '5%%')"))
-		return
-	}
-	if share(v) > 100 {
+}
+
+// notAboveAll refuses a share of more than everything.
+func (c *checks) notAboveAll(v *intstr.IntOrString, at *field.Path) {
+	if v != nil && v.Type == intstr.String && len(utilvalidation.IsValidPercent(v.StrVal)) == 0 && amount(v) > 100 {
 		c.add(field.Invalid(at, *v, "must not be greater than 100%"))
 	}
 }
 
-// share is the number before a percent sign.
-func share(v *intstr.IntOrString) (percent int) {
-	if v != nil && v.Type == intstr.String {
-		fmt.Sscanf(v.StrVal, "%d%%", &percent)
+// amount is a number, or that before a percent sign; what cannot be read is 0.
+func amount(v *intstr.IntOrString) (n int) {
+	if v == nil {
+		return 0
 	}
-	return percent
-}
-
-// isZero reports whether v, which may be nil, is no amount at all.
-func isZero(v *intstr.IntOrString) bool {
-	return v != nil && (v.Type == intstr.Int && v.IntVal == 0 || v.Type == intstr.String && share(v) == 0)
-}
-
-// matches checks that a workload's selector selects the pods that its template makes.
-func (c *checks) matches(s *metav1.LabelSelector, template map[string]string, at *field.Path, of string) {
-	if s == nil {
-		c.add(field.Required(at.Child("selector"), ""))
-		return
-	}
-	c.selector(s, at.Child("selector"))
-	if len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
-		c.add(field.Invalid(at.Child("selector"), s, "empty selector is invalid for "+of))
-	}
-	selector, err := metav1.LabelSelectorAsSelector(s)
-	if err != nil {
-		return // said above
-	}
-	if !selector.Empty() && !selector.Matches(labels.Set(template)) {
-		c.add(field.Invalid(at.Child("template", "metadata", "labels"), template, "`selector` does not match template `labels`"))
-	}
+	n, _ = strconv.Atoi(strings.TrimSuffix(v.String(), "%"))
+	return n
 }
 
 // exclusive checks that of the alternatives of something, the pointers in a struct, exactly one is given. what is "volume type" and the like.

@@ -350,7 +350,7 @@ func validateRuntimeClass(k *nodev1.RuntimeClass) field.ErrorList {
 		c.name(k.Handler, at, utilvalidation.IsDNS1123Label)
 	}
 	if k.Overhead != nil {
-		c.resources(&corev1.ResourceRequirements{Limits: k.Overhead.PodFixed}, field.NewPath("overhead"))
+		c.resources(&corev1.ResourceRequirements{Limits: k.Overhead.PodFixed}, field.NewPath("overhead"), c.containerResource)
 	}
 	if s, at := k.Scheduling, field.NewPath("scheduling"); s != nil {
 		c.labels(s.NodeSelector, at.Child("nodeSelector"))

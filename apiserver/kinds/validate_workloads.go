@@ -1,35 +1,65 @@
 package kinds
 
 import (
-	"fmt"
-	"strconv"
-	"strings"
-	"time"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/intstr"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// workload checks what all of them have: a number of replicas, a selector, and a template of pods that it selects and that run for ever.
-func (c *checks) workload(replicas *int32, s *metav1.LabelSelector, t *corev1.PodTemplateSpec, of string) {
-	c.notNegativePtr(replicas, specPath.Child("replicas"))
-	c.matches(s, t.Labels, specPath, of)
-	c.addAll(validateTemplate(t, specPath.Child("template")))
-	c.alwaysRestart(t, specPath.Child("template"))
+// workload checks a selector and a template that it selects. Upstream's texts speak of one kind of workload here and of another one there.
+func (c *checks) workload(s *metav1.LabelSelector, t *corev1.PodTemplateSpec, of, kind, wrong string) {
+	at := specPath.Child("selector")
+	if s == nil {
+		c.add(field.Required(at, ""))
+	}
+	c.notEmpty(s, of)
+	selector, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil {
+		c.add(field.Invalid(at, s, wrong))
+		return
+	}
+	c.selected(t, selector)
+	c.runsForEver(t, kind)
+}
+
+// notEmpty checks a selector, which must select something when there is one.
+func (c *checks) notEmpty(s *metav1.LabelSelector, of string) {
+	c.selector(s, specPath.Child("selector"))
+	if s != nil && len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
+		c.add(field.Invalid(specPath.Child("selector"), s, "empty selector is invalid for "+of))
+	}
+}
+
+// selected checks that a workload makes pods that it sees as its own.
+func (c *checks) selected(t *corev1.PodTemplateSpec, s labels.Selector) {
+	if !s.Matches(labels.Set(t.Labels)) {
+		c.add(field.Invalid(specPath.Child("template", "metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
+	}
+}
+
+// runsForEver checks the template of pods that are never done.
+func (c *checks) runsForEver(t *corev1.PodTemplateSpec, kind string) {
+	at := specPath.Child("template")
+	c.addAll(validateTemplate(t, at))
+	unlimited := *t
+	unlimited.Spec.ActiveDeadlineSeconds = nil // has a text of its own, by kind
+	c.alwaysRestart(&unlimited, at)
+	if t.Spec.ActiveDeadlineSeconds != nil {
+		c.add(field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+kind+" is not Supported"))
+	}
 }
 
 // Upstream: pkg/apis/apps/validation/validation.go, ValidateDeployment.
 func validateDeployment(d *appsv1.Deployment) field.ErrorList {
 	var c checks
 	s := &d.Spec
-	c.workload(s.Replicas, s.Selector, &s.Template, "deployment")
+	c.notNegativePtr(s.Replicas, specPath.Child("replicas"))
+	c.workload(s.Selector, &s.Template, "deployment", "ReplicaSet", "invalid label selector")
 	at := specPath.Child("strategy")
 	switch s.Strategy.Type {
 	case appsv1.RecreateDeploymentStrategyType:
@@ -40,12 +70,11 @@ func validateDeployment(d *appsv1.Deployment) field.ErrorList {
 		if r := s.Strategy.RollingUpdate; r != nil {
 			at := at.Child("rollingUpdate")
 			c.percentOrCount(r.MaxUnavailable, at.Child("maxUnavailable"))
-			if surge := r.MaxSurge; surge != nil && surge.Type == intstr.Int {
-				c.notNegative(int64(surge.IntVal), at.Child("maxSurge"))
-			}
-			if isZero(r.MaxUnavailable) && isZero(r.MaxSurge) {
+			c.percentOrCount(r.MaxSurge, at.Child("maxSurge"))
+			if amount(r.MaxUnavailable) == 0 && amount(r.MaxSurge) == 0 {
 				c.add(field.Invalid(at.Child("maxUnavailable"), r.MaxUnavailable, "may not be 0 when `maxSurge` is 0"))
 			}
+			c.notAboveAll(r.MaxUnavailable, at.Child("maxUnavailable"))
 		}
 	default:
 		c.add(field.NotSupported(at, s.Strategy, []string{string(appsv1.RecreateDeploymentStrategyType), string(appsv1.RollingUpdateDeploymentStrategyType)}))
@@ -71,8 +100,9 @@ func selectorUnchanged(s, old *metav1.LabelSelector) field.ErrorList {
 
 func validateReplicaSet(rs *appsv1.ReplicaSet) field.ErrorList {
 	var c checks
-	c.workload(rs.Spec.Replicas, rs.Spec.Selector, &rs.Spec.Template, "deployment")
+	c.notNegativePtr(rs.Spec.Replicas, specPath.Child("replicas"))
 	c.notNegative(int64(rs.Spec.MinReadySeconds), specPath.Child("minReadySeconds"))
+	c.workload(rs.Spec.Selector, &rs.Spec.Template, "deployment", "ReplicaSet", "invalid label selector")
 	return c.errs
 }
 
@@ -80,21 +110,20 @@ func validateReplicaSetUpdate(rs, old *appsv1.ReplicaSet) field.ErrorList {
 	return selectorUnchanged(rs.Spec.Selector, old.Spec.Selector)
 }
 
+// Upstream: pkg/apis/core/validation/validation.go, ValidateReplicationControllerSpec.
 func validateReplicationController(rc *corev1.ReplicationController) field.ErrorList {
 	var c checks
-	c.notNegativePtr(rc.Spec.Replicas, specPath.Child("replicas"))
+	c.notNegative(int64(rc.Spec.MinReadySeconds), specPath.Child("minReadySeconds"))
 	if len(rc.Spec.Selector) == 0 {
 		c.add(field.Required(specPath.Child("selector"), ""))
 	}
+	c.notNegativePtr(rc.Spec.Replicas, specPath.Child("replicas"))
 	if rc.Spec.Template == nil {
 		c.add(field.Required(specPath.Child("template"), ""))
 		return c.errs
 	}
-	if t := rc.Spec.Template.Labels; len(rc.Spec.Selector) > 0 && !labels.SelectorFromSet(rc.Spec.Selector).Matches(labels.Set(t)) {
-		c.add(field.Invalid(specPath.Child("template", "metadata", "labels"), t, "`selector` does not match template `labels`"))
-	}
-	c.addAll(validateTemplate(rc.Spec.Template, specPath.Child("template")))
-	c.alwaysRestart(rc.Spec.Template, specPath.Child("template"))
+	c.selected(rc.Spec.Template, labels.SelectorFromSet(rc.Spec.Selector))
+	c.runsForEver(rc.Spec.Template, "ReplicationController")
 	return c.errs
 }
 
@@ -102,9 +131,12 @@ func validateReplicationController(rc *corev1.ReplicationController) field.Error
 func validateDaemonSet(ds *appsv1.DaemonSet) field.ErrorList {
 	var c checks
 	s := &ds.Spec
-	c.workload(nil, s.Selector, &s.Template, "daemonset")
+	c.notEmpty(s.Selector, "daemonset")
+	if selector, err := metav1.LabelSelectorAsSelector(s.Selector); err == nil {
+		c.selected(&s.Template, selector)
+	}
+	c.runsForEver(&s.Template, "DaemonSet")
 	c.notNegative(int64(s.MinReadySeconds), specPath.Child("minReadySeconds"))
-	c.notNegativePtr(s.RevisionHistoryLimit, specPath.Child("revisionHistoryLimit"))
 	switch at := specPath.Child("updateStrategy"); s.UpdateStrategy.Type {
 	case appsv1.OnDeleteDaemonSetStrategyType:
 	case appsv1.RollingUpdateDaemonSetStrategyType:
@@ -116,7 +148,9 @@ func validateDaemonSet(ds *appsv1.DaemonSet) field.ErrorList {
 		}
 		c.percentOrCount(r.MaxUnavailable, at.Child("maxUnavailable"))
 		c.percentOrCount(r.MaxSurge, at.Child("maxSurge"))
-		switch stops, adds := !isZero(r.MaxUnavailable), r.MaxSurge != nil && !isZero(r.MaxSurge); {
+		c.notAboveAll(r.MaxUnavailable, at.Child("maxUnavailable"))
+		c.notAboveAll(r.MaxSurge, at.Child("maxSurge"))
+		switch stops, adds := amount(r.MaxUnavailable) != 0, amount(r.MaxSurge) != 0; {
 		case stops && adds:
 			c.add(field.Invalid(at.Child("maxSurge"), r.MaxSurge, "may not be set when maxUnavailable is non-zero"))
 		case !stops && !adds:
@@ -125,30 +159,61 @@ func validateDaemonSet(ds *appsv1.DaemonSet) field.ErrorList {
 	default:
 		c.add(field.NotSupported(at, s.UpdateStrategy, []string{string(appsv1.RollingUpdateDaemonSetStrategyType), string(appsv1.OnDeleteDaemonSetStrategyType)}))
 	}
+	c.notNegativePtr(s.RevisionHistoryLimit, specPath.Child("revisionHistoryLimit"))
 	return c.errs
 }
 
 func validateDaemonSetUpdate(ds, old *appsv1.DaemonSet) field.ErrorList {
-	return selectorUnchanged(ds.Spec.Selector, old.Spec.Selector)
+	return append(selectorUnchanged(ds.Spec.Selector, old.Spec.Selector), validateDaemonSet(ds)...)
 }
 
 // Upstream: pkg/apis/apps/validation/validation.go, ValidateStatefulSet.
 func validateStatefulSet(sts *appsv1.StatefulSet) field.ErrorList {
 	var c checks
 	s := &sts.Spec
-	oneOf(&c, s.PodManagementPolicy, specPath.Child("podManagementPolicy"), appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement)
-	oneOf(&c, s.UpdateStrategy.Type, specPath.Child("updateStrategy"), appsv1.RollingUpdateStatefulSetStrategyType, appsv1.OnDeleteStatefulSetStrategyType)
-	if r := s.UpdateStrategy.RollingUpdate; r != nil {
-		c.notNegativePtr(r.Partition, specPath.Child("updateStrategy", "rollingUpdate", "partition"))
+	switch p := s.PodManagementPolicy; p {
+	case appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement:
+	default:
+		c.add(field.Invalid(specPath.Child("podManagementPolicy"), p, "must be 'OrderedReady' or 'Parallel'"))
 	}
-	c.notNegative(int64(s.MinReadySeconds), specPath.Child("minReadySeconds"))
-	// The claims are mounted by name; the pods get their volumes from them.
+	at := specPath.Child("updateStrategy")
+	switch r := s.UpdateStrategy.RollingUpdate; s.UpdateStrategy.Type {
+	case appsv1.OnDeleteStatefulSetStrategyType:
+		if r != nil {
+			c.add(field.Invalid(at.Child("rollingUpdate"), r, "only allowed for updateStrategy 'RollingUpdate'"))
+		}
+	case appsv1.RollingUpdateStatefulSetStrategyType:
+		if r != nil {
+			c.notNegativePtr(r.Partition, at.Child("rollingUpdate", "partition"))
+		}
+	default:
+		c.add(field.Invalid(at, s.UpdateStrategy, "must be 'RollingUpdate' or 'OnDelete'"))
+	}
+	if p := s.PersistentVolumeClaimRetentionPolicy; p != nil {
+		at := specPath.Child("persistentVolumeClaimRetentionPolicy")
+		listed(&c, p.WhenDeleted, at.Child("whenDeleted"), appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType)
+		listed(&c, p.WhenScaled, at.Child("whenScaled"), appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType)
+	}
+	// The claims are mounted by name; the pods get their volumes from them, and their names from the set.
 	t := s.Template.DeepCopy()
-	for _, claim := range s.VolumeClaimTemplates {
+	t.Spec.Hostname, t.Spec.Subdomain = "", ""
+	for i := range s.VolumeClaimTemplates {
+		claim := &s.VolumeClaimTemplates[i]
+		for _, err := range validateClaim(claim) {
+			err.Field = specPath.Child("volumeClaimTemplates").Index(i).String() + "." + err.Field
+			c.add(err)
+		}
+		t.Spec.Volumes = slices.DeleteFunc(t.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == claim.Name })
 		t.Spec.Volumes = append(t.Spec.Volumes, corev1.Volume{Name: claim.Name, VolumeSource: corev1.VolumeSource{
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim.Name}}})
 	}
-	c.workload(s.Replicas, s.Selector, t, "statefulset")
+	c.notNegativePtr(s.Replicas, specPath.Child("replicas"))
+	c.notNegative(int64(s.MinReadySeconds), specPath.Child("minReadySeconds"))
+	if s.Ordinals != nil {
+		c.notNegative(int64(s.Ordinals.Start), specPath.Child("ordinals.start"))
+	}
+	c.name(s.ServiceName, specPath.Child("serviceName"), utilvalidation.IsDNS1123Label)
+	c.workload(s.Selector, t, "statefulset", "StatefulSet", "")
 	return c.errs
 }
 
@@ -163,235 +228,20 @@ func validateStatefulSetUpdate(sts, old *appsv1.StatefulSet) field.ErrorList {
 	return field.ErrorList{field.Forbidden(specPath, "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden")}
 }
 
+// Upstream: pkg/apis/apps/validation/validation.go, ValidateControllerRevisionCreate.
+func validateRevision(r *appsv1.ControllerRevision) field.ErrorList {
+	var c checks
+	c.notNegative(r.Revision, field.NewPath("revision"))
+	if raw := r.Data.Raw; len(raw) == 0 || string(raw) == "null" {
+		c.add(field.Required(field.NewPath("data"), "data is mandatory"))
+	} else if raw[0] != '{' {
+		c.add(field.Required(field.NewPath("data"), "data must be a valid JSON object"))
+	}
+	return c.errs
+}
+
 func validateRevisionUpdate(r, old *appsv1.ControllerRevision) field.ErrorList {
 	var c checks
 	c.same(r.Data, old.Data, field.NewPath("data"))
-	return c.errs
-}
-
-// Upstream: pkg/apis/batch/validation/validation.go, ValidateJob.
-func validateJob(job *batchv1.Job) field.ErrorList {
-	var c checks
-	c.jobSpec(&job.Spec, specPath)
-	if job.Spec.Selector == nil {
-		c.add(field.Required(specPath.Child("selector"), ""))
-	} else if s, err := metav1.LabelSelectorAsSelector(job.Spec.Selector); err == nil && !s.Matches(labels.Set(job.Spec.Template.Labels)) {
-		c.add(field.Invalid(specPath.Child("template", "metadata", "labels"), job.Spec.Template.Labels, "`selector` does not match template `labels`"))
-	}
-	return c.errs
-}
-
-func (c *checks) jobSpec(s *batchv1.JobSpec, at *field.Path) {
-	c.notNegativePtr(s.Parallelism, at.Child("parallelism"))
-	c.notNegativePtr(s.Completions, at.Child("completions"))
-	if s.ActiveDeadlineSeconds != nil {
-		c.notNegative(*s.ActiveDeadlineSeconds, at.Child("activeDeadlineSeconds"))
-	}
-	c.notNegativePtr(s.BackoffLimit, at.Child("backoffLimit"))
-	c.notNegativePtr(s.TTLSecondsAfterFinished, at.Child("ttlSecondsAfterFinished"))
-	if s.CompletionMode != nil {
-		optionOf(c, *s.CompletionMode, at.Child("completionMode"), batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)
-		if *s.CompletionMode == batchv1.IndexedCompletion && s.Completions == nil {
-			c.add(field.Required(at.Child("completions"), fmt.Sprintf("when completion mode is %s", batchv1.IndexedCompletion)))
-		}
-	}
-	c.addAll(validateTemplate(&s.Template, at.Child("template")))
-	switch p := s.Template.Spec.RestartPolicy; p {
-	case corev1.RestartPolicyAlways:
-		c.add(field.Required(at.Child("template", "spec", "restartPolicy"), fmt.Sprintf("valid values: %q, %q", corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)))
-	}
-}
-
-// validateJobUpdate: what a job does is fixed when it starts.
-//
-// Upstream: pkg/apis/batch/validation/validation.go, ValidateJobSpecUpdate.
-func validateJobUpdate(job, old *batchv1.Job) field.ErrorList {
-	var c checks
-	s, o := &job.Spec, &old.Spec
-	elastic := s.CompletionMode != nil && *s.CompletionMode == batchv1.IndexedCompletion && equal(s.Completions, s.Parallelism) && equal(o.Completions, o.Parallelism)
-	if !elastic {
-		c.same(s.Completions, o.Completions, specPath.Child("completions"))
-	}
-	c.same(s.Selector, o.Selector, specPath.Child("selector"))
-	t := s.Template.DeepCopy()
-	if o.Suspend != nil && *o.Suspend && old.Status.StartTime == nil {
-		// Before it starts, where its pods run may still be decided: queueing systems do that.
-		was := o.Template
-		t.Labels, t.Annotations = was.Labels, was.Annotations
-		t.Spec.NodeSelector, t.Spec.Affinity, t.Spec.Tolerations, t.Spec.SchedulingGates = was.Spec.NodeSelector, was.Spec.Affinity, was.Spec.Tolerations, was.Spec.SchedulingGates
-	}
-	c.same(*t, o.Template, specPath.Child("template"))
-	c.same(s.CompletionMode, o.CompletionMode, specPath.Child("completionMode"))
-	c.same(s.PodFailurePolicy, o.PodFailurePolicy, specPath.Child("podFailurePolicy"))
-	c.same(s.BackoffLimitPerIndex, o.BackoffLimitPerIndex, specPath.Child("backoffLimitPerIndex"))
-	return c.errs
-}
-
-// Upstream: pkg/apis/batch/validation/validation.go, ValidateCronJobCreate and validateCronJobSpec.
-func validateCronJob(cj *batchv1.CronJob) field.ErrorList {
-	var c checks
-	s := &cj.Spec
-	if len(cj.Name) > 52 { // a Job's name has a time behind it
-		c.add(field.Invalid(field.NewPath("metadata", "name"), cj.Name, "must be no more than 52 characters"))
-	}
-	if c.required(s.Schedule, specPath.Child("schedule"), "") {
-		if strings.Contains(s.Schedule, "TZ") {
-			c.add(field.Invalid(specPath.Child("schedule"), s.Schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
-		} else if err := checkSchedule(s.Schedule); err != nil {
-			c.add(field.Invalid(specPath.Child("schedule"), s.Schedule, err.Error()))
-		}
-	}
-	if s.StartingDeadlineSeconds != nil {
-		c.notNegative(*s.StartingDeadlineSeconds, specPath.Child("startingDeadlineSeconds"))
-	}
-	if zone := s.TimeZone; zone != nil {
-		if *zone == "" {
-			c.add(field.Invalid(specPath.Child("timeZone"), *zone, "timeZone must be nil or non-empty string"))
-		} else if _, err := time.LoadLocation(*zone); err != nil || strings.EqualFold(*zone, "Local") {
-			c.add(field.Invalid(specPath.Child("timeZone"), *zone, fmt.Sprintf("unknown time zone %s", *zone)))
-		}
-	}
-	oneOf(&c, s.ConcurrencyPolicy, specPath.Child("concurrencyPolicy"), batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent)
-	c.jobSpec(&s.JobTemplate.Spec, specPath.Child("jobTemplate", "spec"))
-	c.notNegativePtr(s.SuccessfulJobsHistoryLimit, specPath.Child("successfulJobsHistoryLimit"))
-	c.notNegativePtr(s.FailedJobsHistoryLimit, specPath.Child("failedJobsHistoryLimit"))
-	return c.errs
-}
-
-// cronFields are the five fields of a schedule.
-var cronFields = []struct {
-	min, max int
-	names    string
-}{{0, 59, ""}, {0, 23, ""}, {1, 31, ""}, {1, 12, "jan feb mar apr may jun jul aug sep oct nov dec"}, {0, 6, "sun mon tue wed thu fri sat"}}
-
-// checkSchedule says what is wrong with a schedule, in the words of the library that upstream reads schedules with.
-func checkSchedule(schedule string) error {
-	if name, ok := strings.CutPrefix(schedule, "@"); ok {
-		switch name {
-		case "yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly":
-			return nil
-		}
-		if every, ok := strings.CutPrefix(name, "every "); ok {
-			if _, err := time.ParseDuration(every); err != nil {
-				return fmt.Errorf("failed to parse duration %s: %w", schedule, err)
-			}
-			return nil
-		}
-		return fmt.Errorf("unrecognized descriptor: %s", schedule)
-	}
-	fields := strings.Fields(schedule)
-	if len(fields) != len(cronFields) {
-		return fmt.Errorf("expected exactly %d fields, found %d: %s", len(cronFields), len(fields), fields)
-	}
-	for i, text := range fields {
-		for _, part := range strings.Split(text, ",") {
-			if err := checkCronRange(part, cronFields[i].min, cronFields[i].max, strings.Fields(cronFields[i].names)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// checkCronRange checks one of "*", "n", "n-m", each with or without "/step".
-func checkCronRange(expr string, min, max int, names []string) error {
-	number := func(s string) (int, error) {
-		for i, name := range names {
-			if strings.EqualFold(s, name) {
-				return min + i, nil
-			}
-		}
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			return 0, fmt.Errorf("failed to parse int from %s: %w", s, err)
-		}
-		if n < 0 {
-			return 0, fmt.Errorf("negative number (%d) not allowed: %s", n, s)
-		}
-		return n, nil
-	}
-	span, step, stepped := strings.Cut(expr, "/")
-	if stepped {
-		n, err := number(step)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return fmt.Errorf("step of range should be a positive number: %s", expr)
-		}
-	}
-	if span == "*" || span == "?" {
-		return nil
-	}
-	from, to, isRange := strings.Cut(span, "-")
-	low, err := number(from)
-	if err != nil {
-		return err
-	}
-	high := low
-	if isRange {
-		if high, err = number(to); err != nil {
-			return err
-		}
-	}
-	switch {
-	case low < min:
-		return fmt.Errorf("beginning of range (%d) below minimum (%d): %s", low, min, expr)
-	case high > max:
-		return fmt.Errorf("end of range (%d) above maximum (%d): %s", high, max, expr)
-	case low > high:
-		return fmt.Errorf("beginning of range (%d) beyond end of range (%d): %s", low, high, expr)
-	}
-	return nil
-}
-
-// Upstream: pkg/apis/autoscaling/validation/validation.go, validateHorizontalPodAutoscalerSpec.
-func validateHPA(hpa *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
-	var c checks
-	s := &hpa.Spec
-	least := int32(1)
-	if s.MinReplicas != nil {
-		least = *s.MinReplicas
-	}
-	if least < 1 {
-		c.add(field.Invalid(specPath.Child("minReplicas"), least, "must be greater than or equal to 1"))
-	}
-	if s.MaxReplicas < 1 {
-		c.add(field.Invalid(specPath.Child("maxReplicas"), s.MaxReplicas, "must be greater than 0"))
-	} else if s.MaxReplicas < least {
-		c.add(field.Invalid(specPath.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
-	}
-	c.required(s.ScaleTargetRef.Kind, specPath.Child("scaleTargetRef", "kind"), "")
-	c.required(s.ScaleTargetRef.Name, specPath.Child("scaleTargetRef", "name"), "")
-	for i, m := range s.Metrics {
-		at := specPath.Child("metrics").Index(i)
-		oneOf(&c, m.Type, at.Child("type"), autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType,
-			autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType, autoscalingv2.ResourceMetricSourceType)
-		if m.Type == autoscalingv2.ResourceMetricSourceType {
-			if m.Resource == nil {
-				c.add(field.Required(at.Child("resource"), "must populate information for the given metric source"))
-				continue
-			}
-			c.required(string(m.Resource.Name), at.Child("resource", "name"), "must specify a resource name")
-			if u := m.Resource.Target.AverageUtilization; u != nil && *u < 1 {
-				c.add(field.Invalid(at.Child("resource", "target", "averageUtilization"), *u, "must be greater than 0"))
-			}
-		}
-	}
-	return c.errs
-}
-
-// Upstream: pkg/apis/policy/validation/validation.go, ValidatePodDisruptionBudgetSpec.
-func validatePDB(p *policyv1.PodDisruptionBudget) field.ErrorList {
-	var c checks
-	if p.Spec.MinAvailable != nil && p.Spec.MaxUnavailable != nil {
-		c.add(field.Invalid(specPath, p.Spec, "minAvailable and maxUnavailable cannot be both set"))
-	}
-	c.percentOrCount(p.Spec.MinAvailable, specPath.Child("minAvailable"))
-	c.percentOrCount(p.Spec.MaxUnavailable, specPath.Child("maxUnavailable"))
-	c.selector(p.Spec.Selector, specPath.Child("selector"))
-	if policy := p.Spec.UnhealthyPodEvictionPolicy; policy != nil {
-		optionOf(&c, *policy, specPath.Child("unhealthyPodEvictionPolicy"), policyv1.AlwaysAllow, policyv1.IfHealthyBudget)
-	}
 	return c.errs
 }

@@ -101,7 +101,7 @@ func decodeInto(ctx context.Context, body []byte, contentType, validation string
 	if err != nil {
 		return nil, decodeError(err, gvk, want, body)
 	}
-	if reflect.TypeOf(obj) != reflect.TypeOf(into) {
+	if reflect.TypeOf(obj) != reflect.TypeOf(into) && gvk.Kind != want.Kind {
 		return nil, decodeError(fmt.Errorf("converting (%s) to (%s.%s): unknown conversion",
 			strings.TrimPrefix(reflect.TypeOf(obj).String(), "*"), internalName(want.Group), want.Kind), gvk, want, body)
 	}

@@ -175,7 +175,7 @@ func (h *Handlers) rescale(r *http.Request, q *request) (runtime.Object, error) 
 	manager := managerName(r, r.URL.Query().Get("fieldManager"))
 	dryRun := r.URL.Query().Get("dryRun") == metav1.DryRunAll
 	asScale := *q
-	asScale.kind = &kinds.Kind{Group: scaleGVK.Group, Version: scaleGVK.Version, Kind: scaleGVK.Kind, New: func() runtime.Object { return &autoscalingv1.Scale{} }}
+	asScale.kind = &kinds.Kind{Namespaced: q.kind.Namespaced, Group: scaleGVK.Group, Version: scaleGVK.Version, Kind: scaleGVK.Kind, New: func() runtime.Object { return &autoscalingv1.Scale{} }}
 	var err error
 	if q.Verb == "patch" {
 		if p, err = readPatch(r, &asScale); err != nil {
@@ -185,6 +185,8 @@ func (h *Handlers) rescale(r *http.Request, q *request) (runtime.Object, error) 
 			return nil, errPatchMedia
 		}
 	} else if sent, err = readScale(r); err != nil {
+		return nil, err
+	} else if err = asScale.fits(sent, true); err != nil {
 		return nil, err
 	}
 	wo := h.writeOptions(q, &metav1.UpdateOptions{FieldManager: manager}, dryRun)
