@@ -142,16 +142,17 @@ func validateMeta(k *kinds.Kind, m metav1.Object) field.ErrorList {
 	if name == nil {
 		name = validation.NameIsDNSSubdomain
 	}
-	return validation.ValidateObjectMetaAccessor(m, k.Namespaced, name, field.NewPath("metadata"))
+	errs := validation.ValidateObjectMetaAccessor(m, k.Namespaced, name, field.NewPath("metadata"))
+	for i, f := range m.GetFinalizers() {
+		if k.Custom == nil {
+			errs = append(errs, kinds.ValidateFinalizer(f, field.NewPath("metadata", "finalizers").Index(i))...)
+		}
+	}
+	return errs
 }
 
 func validateMetaUpdate(k *kinds.Kind, m, old metav1.Object) field.ErrorList {
-	name := k.ValidateName
-	if name == nil {
-		name = validation.NameIsDNSSubdomain
-	}
-	errs := validation.ValidateObjectMetaAccessor(m, k.Namespaced, name, field.NewPath("metadata"))
-	return append(errs, validation.ValidateObjectMetaAccessorUpdate(m, old, field.NewPath("metadata"))...)
+	return append(validateMeta(k, m), validation.ValidateObjectMetaAccessorUpdate(m, old, field.NewPath("metadata"))...)
 }
 
 // sameButTimes reports that an update changes nothing but the times in
