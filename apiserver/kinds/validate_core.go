@@ -2,7 +2,6 @@ package kinds
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -232,36 +231,13 @@ func validateNodeStatus(n, _ *corev1.Node) field.ErrorList {
 	return c.errs
 }
 
-// validateEvent: an event with eventTime is of the new sort, and says more.
-//
 // Upstream: pkg/apis/core/validation/events.go, legacyValidateEvent.
 func validateEvent(e *corev1.Event) field.ErrorList {
-	const longest, longestMessage = 128, 1024
 	var c checks
 	about, at := e.InvolvedObject.Namespace, field.NewPath("involvedObject", "namespace")
-	if e.EventTime.IsZero() {
-		if about != e.Namespace && (about != "" || e.Namespace != metav1.NamespaceDefault) {
-			c.add(field.Invalid(at, about, "does not match event.namespace"))
-		}
-		return c.errs
-	}
-	if about == "" && e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem {
+	if e.EventTime.IsZero() && about != e.Namespace && (about != "" || e.Namespace != metav1.NamespaceDefault) {
 		c.add(field.Invalid(at, about, "does not match event.namespace"))
 	}
-	short := func(text, name string, longest int) {
-		if len(text) > longest {
-			c.add(field.Invalid(field.NewPath(name), "", fmt.Sprintf("can have at most %d characters", longest)))
-		}
-	}
-	c.required(e.ReportingController, field.NewPath("reportingComponent"), "")
-	c.qualified(&e.ReportingController, field.NewPath("reportingComponent"))
-	c.required(e.ReportingInstance, field.NewPath("reportingInstance"), "")
-	short(e.ReportingInstance, "reportingInstance", longest)
-	c.required(e.Action, field.NewPath("action"), "")
-	short(e.Action, "action", longest)
-	c.required(e.Reason, field.NewPath("reason"), "")
-	short(e.Reason, "reason", longest)
-	short(e.Message, "message", longestMessage)
 	return c.errs
 }
 

@@ -65,35 +65,23 @@ func validateQuota(q *corev1.ResourceQuota) field.ErrorList {
 	c.quotaAmounts(s.Hard, specPath.Child("hard"))
 	at := specPath.Child("scopes")
 	for _, scope := range s.Scopes {
-		c.quotaScope(scope, s.Hard, at, s.Scopes, at, s.Scopes)
-	}
-	c.scopePairs(s.Scopes, at, s.Scopes)
-	if s.ScopeSelector == nil {
-		return c.errs
-	}
-	at = specPath.Child("scopeSelector", "matchExpressions")
-	var scopes []corev1.ResourceQuotaScope
-	for _, r := range s.ScopeSelector.MatchExpressions {
-		c.quotaScope(r.ScopeName, s.Hard, at.Child("scopeName"), r.ScopeName, at, s.ScopeSelector)
-		if podScope(r.ScopeName) && r.Operator != corev1.ScopeSelectorOpExists {
-			c.add(field.Invalid(at.Child("operator"), r.Operator, "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, "+
-				"ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
+		if !podScope(scope) && scope != corev1.ResourceQuotaScopePriorityClass && scope != corev1.ResourceQuotaScopeVolumeAttributesClass {
+			c.add(field.Invalid(at, s.Scopes, "unsupported scope"))
+			continue
 		}
-		switch r.Operator {
-		case corev1.ScopeSelectorOpIn, corev1.ScopeSelectorOpNotIn:
-			if len(r.Values) == 0 {
-				c.add(field.Required(at.Child("values"), "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"))
+		for _, name := range sortedKeys(s.Hard) {
+			if slices.Contains(quotaResources, name) && !fits(scope, name) {
+				c.add(field.Invalid(at, s.Scopes, "unsupported scope applied to resource"))
 			}
-		case corev1.ScopeSelectorOpExists, corev1.ScopeSelectorOpDoesNotExist:
-			if len(r.Values) > 0 {
-				c.add(field.Invalid(at.Child("values"), r.Values, "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector"))
-			}
-		default:
-			c.add(field.Invalid(at.Child("operator"), r.Operator, "not a valid selector operator"))
 		}
-		scopes = append(scopes, r.ScopeName)
 	}
-	c.scopePairs(scopes, at, s.Scopes)
+	has := sets.New(s.Scopes...)
+	if has.HasAll(corev1.ResourceQuotaScopeBestEffort, corev1.ResourceQuotaScopeNotBestEffort) {
+		c.add(field.Invalid(at, s.Scopes, "conflicting scopes"))
+	}
+	if has.HasAll(corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating) {
+		c.add(field.Invalid(at, s.Scopes, "conflicting scopes"))
+	}
 	return c.errs
 }
 
@@ -103,32 +91,15 @@ func podScope(scope corev1.ResourceQuotaScope) bool {
 		corev1.ResourceQuotaScopeNotBestEffort, corev1.ResourceQuotaScopeCrossNamespacePodAffinity}, scope)
 }
 
-// quotaScope: a scope is known, and means something for all that the quota limits.
-func (c *checks) quotaScope(scope corev1.ResourceQuotaScope, hard corev1.ResourceList, at *field.Path, value any, all *field.Path, values any) {
-	if !podScope(scope) && scope != corev1.ResourceQuotaScopePriorityClass && scope != corev1.ResourceQuotaScopeVolumeAttributesClass {
-		c.add(field.Invalid(at, value, "unsupported scope"))
-		return
+// fits reports whether a scope means something for what the quota limits.
+func fits(scope corev1.ResourceQuotaScope, name corev1.ResourceName) bool {
+	switch scope {
+	case corev1.ResourceQuotaScopeVolumeAttributesClass:
+		return name == corev1.ResourcePersistentVolumeClaims || name == corev1.ResourceRequestsStorage
+	case corev1.ResourceQuotaScopeBestEffort:
+		return name == corev1.ResourcePods
 	}
-	for _, name := range sortedKeys(hard) {
-		fits := name == corev1.ResourcePods || scope != corev1.ResourceQuotaScopeBestEffort && slices.Contains(podResources, name)
-		if scope == corev1.ResourceQuotaScopeVolumeAttributesClass {
-			fits = name == corev1.ResourcePersistentVolumeClaims || name == corev1.ResourceRequestsStorage
-		}
-		if slices.Contains(quotaResources, name) && !fits {
-			c.add(field.Invalid(all, values, "unsupported scope applied to resource"))
-		}
-	}
-}
-
-// scopePairs refuses scopes that exclude each other.
-func (c *checks) scopePairs(scopes []corev1.ResourceQuotaScope, at *field.Path, value any) {
-	has := sets.New(scopes...)
-	if has.HasAll(corev1.ResourceQuotaScopeBestEffort, corev1.ResourceQuotaScopeNotBestEffort) {
-		c.add(field.Invalid(at, value, "conflicting scopes"))
-	}
-	if has.HasAll(corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating) {
-		c.add(field.Invalid(at, value, "conflicting scopes"))
-	}
+	return name == corev1.ResourcePods || slices.Contains(podResources, name)
 }
 
 func validateQuotaUpdate(q, old *corev1.ResourceQuota) field.ErrorList {
@@ -220,17 +191,4 @@ func (c *checks) limitOf(name corev1.ResourceName, item *corev1.LimitRangeItem, 
 	follow(hasRequest && hasLimit, request, limit, "default request", "default limit", "defaultRequest", request)
 	follow(hasLimit && hasMin, lowest, limit, "min", "default", "default", lowest)
 	follow(hasLimit && hasMax, limit, highest, "default", "max", "default", highest)
-	if ratio, ok := item.MaxLimitRequestRatio[name]; ok {
-		at := at.Child("maxLimitRequestRatio").Key(string(name))
-		if ratio.Cmp(resource.MustParse("1")) < 0 {
-			c.add(field.Invalid(at, ratio, fmt.Sprintf("ratio %s is less than 1", ratio.String())))
-		}
-		if most := highest.AsApproximateFloat64() / lowest.AsApproximateFloat64(); hasMin && hasMax && ratio.AsApproximateFloat64() > most {
-			c.add(field.Invalid(at, ratio, fmt.Sprintf("ratio %s is greater than max/min = %f", ratio.String(), most)))
-		}
-	}
-	overcommitted := !strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) && (!strings.Contains(string(name), "/") || strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix))
-	if !overcommitted && hasLimit && hasRequest && limit.Cmp(request) != 0 {
-		c.add(field.Invalid(at.Child("defaultRequest").Key(string(name)), request, fmt.Sprintf("default value %s must equal to defaultRequest value %s in %s", limit.String(), request.String(), name)))
-	}
 }

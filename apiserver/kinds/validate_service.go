@@ -335,7 +335,7 @@ func validateEndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 }
 
 func (c *checks) endpoint(e *discoveryv1.Endpoint, kind discoveryv1.AddressType, own bool, at *field.Path) {
-	const maxAddresses, maxHints = 100, 8
+	const maxAddresses = 100
 	addresses := at.Child("addresses")
 	if n := len(e.Addresses); n == 0 {
 		c.add(field.Required(addresses, "must contain at least 1 address"))
@@ -365,30 +365,6 @@ func (c *checks) endpoint(e *discoveryv1.Endpoint, kind discoveryv1.AddressType,
 	if e.Hostname != nil {
 		c.texts(*e.Hostname, at.Child("hostname"), utilvalidation.IsDNS1123Label(*e.Hostname))
 	}
-	if e.Hints == nil {
-		return
-	}
-	hints := func(names []string, at *field.Path, rule func(string) []string) {
-		if n := len(names); n > maxHints {
-			c.add(field.TooMany(at, n, maxHints))
-			return
-		}
-		for i, name := range names {
-			if slices.Contains(names[:i], name) {
-				c.add(field.Duplicate(at.Index(i).Child("name"), name))
-			}
-			c.texts(name, at.Index(i).Child("name"), rule(name))
-		}
-	}
-	var zones, nodes []string
-	for _, z := range e.Hints.ForZones {
-		zones = append(zones, z.Name)
-	}
-	for _, n := range e.Hints.ForNodes {
-		nodes = append(nodes, n.Name)
-	}
-	hints(zones, at.Child("hints", "forZones"), utilvalidation.IsValidLabelValue)
-	hints(nodes, at.Child("hints", "forNodes"), subdomain)
 }
 
 func validateEndpointSliceUpdate(s, old *discoveryv1.EndpointSlice) field.ErrorList {

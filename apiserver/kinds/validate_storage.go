@@ -8,9 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/diff"
-	"k8s.io/apimachinery/pkg/util/sets"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -195,30 +193,7 @@ func validateStorageClass(k *storagev1.StorageClass) field.ErrorList {
 	if k.VolumeBindingMode != nil {
 		optionOf(&c, *k.VolumeBindingMode, field.NewPath("volumeBindingMode"), storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)
 	}
-	for i, t := range k.AllowedTopologies {
-		c.topology(t.MatchLabelExpressions, field.NewPath("allowedTopologies").Index(i).Child("matchLabelExpressions"))
-	}
 	return c.errs
-}
-
-func (c *checks) topology(terms []corev1.TopologySelectorLabelRequirement, at *field.Path) {
-	keys := sets.New[string]()
-	for i, t := range terms {
-		at := at.Index(i)
-		if len(t.Values) == 0 {
-			c.add(field.Required(at.Child("values"), ""))
-		}
-		for j, v := range t.Values {
-			if slices.Contains(t.Values[:j], v) {
-				c.add(field.Duplicate(at.Child("values").Index(j), v))
-			}
-		}
-		c.addAll(metavalidation.ValidateLabelName(t.Key, at.Child("key")))
-		if keys.Has(t.Key) {
-			c.add(field.Duplicate(at.Child("key"), t.Key))
-		}
-		keys.Insert(t.Key)
-	}
 }
 
 func validateStorageClassUpdate(k, old *storagev1.StorageClass) field.ErrorList {
