@@ -235,7 +235,7 @@ func validateNodeStatus(n, _ *corev1.Node) field.ErrorList {
 func validateEvent(e *corev1.Event) field.ErrorList {
 	var c checks
 	about, at := e.InvolvedObject.Namespace, field.NewPath("involvedObject", "namespace")
-	if e.EventTime.IsZero() && about != e.Namespace && (about != "" || e.Namespace != metav1.NamespaceDefault) {
+	if about != e.Namespace && (about != "" || e.Namespace != metav1.NamespaceDefault) {
 		c.add(field.Invalid(at, about, "does not match event.namespace"))
 	}
 	return c.errs

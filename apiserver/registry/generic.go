@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"reflect"
+	"slices"
 
 	"orrery/apiserver/kinds"
 
@@ -137,6 +138,9 @@ func prepareForUpdate(ctx context.Context, k *kinds.Kind, sub *kinds.Subresource
 	}
 }
 
+// anyFinalizer are the groups whose kinds, as custom ones, may have finalizers without a domain: a CustomResourceDefinition has one.
+var anyFinalizer = []string{"admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "coordination.k8s.io"}
+
 func validateMeta(k *kinds.Kind, m metav1.Object) field.ErrorList {
 	name := k.ValidateName
 	if name == nil {
@@ -144,7 +148,7 @@ func validateMeta(k *kinds.Kind, m metav1.Object) field.ErrorList {
 	}
 	errs := validation.ValidateObjectMetaAccessor(m, k.Namespaced, name, field.NewPath("metadata"))
 	for i, f := range m.GetFinalizers() {
-		if k.Custom == nil {
+		if k.Custom == nil && !slices.Contains(anyFinalizer, k.Group) {
 			errs = append(errs, kinds.ValidateFinalizer(f, field.NewPath("metadata", "finalizers").Index(i))...)
 		}
 	}
