@@ -74,7 +74,7 @@ func holdings(svc *corev1.Service) (ips []netip.Addr, ports []int32) {
 		}
 	}
 	for _, p := range svc.Spec.Ports {
-		if p.NodePort != 0 {
+		if p.NodePort != 0 && exposed(svc) {
 			ports = append(ports, p.NodePort)
 		}
 	}
@@ -82,6 +82,11 @@ func holdings(svc *corev1.Service) (ips []netip.Addr, ports []int32) {
 		ports = append(ports, p)
 	}
 	return ips, ports
+}
+
+// exposed reports whether a service has ports on the nodes.
+func exposed(svc *corev1.Service) bool {
+	return svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer
 }
 
 // begin allocates what the service lacks. Nothing is given back before the write has succeeded, and everything new when it has not.
@@ -130,6 +135,9 @@ type taking struct {
 }
 
 func (t *taking) all(ctx context.Context) error {
+	if errs := kinds.ValidateClusterIPs(t.svc); len(errs) > 0 {
+		return t.invalid(errs)
+	}
 	if errs := t.families(); len(errs) > 0 {
 		return t.invalid(errs)
 	}
@@ -217,7 +225,7 @@ func (t *taking) nodePorts(ctx context.Context) error {
 	wanted := spec.Type == corev1.ServiceTypeNodePort ||
 		spec.Type == corev1.ServiceTypeLoadBalancer && (spec.AllocateLoadBalancerNodePorts == nil || *spec.AllocateLoadBalancerNodePorts)
 	checked := spec.Type == corev1.ServiceTypeLoadBalancer && spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	if !wanted && !checked && !slices.ContainsFunc(spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort != 0 }) {
+	if !exposed(t.svc) || !wanted && !checked && !slices.ContainsFunc(spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort != 0 }) {
 		return nil
 	}
 	given := spec.DeepCopy()
@@ -228,7 +236,7 @@ func (t *taking) nodePorts(ctx context.Context) error {
 			if p.NodePort == 0 && wanted {
 				p.NodePort = t.samePort(i)
 			}
-			if p.NodePort == 0 && !wanted {
+			if p.NodePort == 0 && !wanted || p.NodePort != 0 && p.NodePort == t.samePort(i) {
 				continue
 			}
 			if err := t.port(u, &p.NodePort, field.NewPath("spec", "ports").Index(i).Child("nodePort")); err != nil {
@@ -265,7 +273,7 @@ func (t *taking) port(u *used, port *int32, at *field.Path) error {
 			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort: %w", err))
 		}
 		*port = n
-	case slices.Contains(t.oldPorts, *port) || slices.Contains(t.newPorts, *port):
+	case slices.Contains(t.oldPorts, *port):
 		return nil
 	default:
 		switch err := u.take(*port); {

@@ -45,7 +45,8 @@ var namespaceRule = rule[corev1.Namespace]{
 		"name":         func(ns *corev1.Namespace) string { return ns.Name },
 	},
 	More: func(k *Kind) {
-		prepareSub(k, "finalize", func(_ context.Context, ns, old *corev1.Namespace) { ns.Status = old.Status }, nil, s("status"))
+		prepareSub(k, "finalize", func(_ context.Context, ns, old *corev1.Namespace) { ns.Status = old.Status }, validateNamespaceFinalize, s("status"))
+		prepareSub(k, "status", nil, validateNamespaceStatus)
 		k.Held = func(o runtime.Object) bool { return len(as[corev1.Namespace](o).Spec.Finalizers) > 0 }
 		k.MarkDeleted = func(o runtime.Object) { as[corev1.Namespace](o).Status.Phase = corev1.NamespaceTerminating }
 	},
@@ -268,17 +269,17 @@ func createService(_ context.Context, svc *corev1.Service) {
 // Upstream: pkg/registry/core/service/storage/storage.go, patchAllocatedValues and normalizeClusterIPs; strategy.go, dropTypeDependentFields.
 func updateService(_ context.Context, svc, old *corev1.Service) {
 	s, o := &svc.Spec, &old.Spec
-	switch {
-	case s.ClusterIP != "" && len(s.ClusterIPs) == 0 && len(o.ClusterIPs) == 0, s.ClusterIP != o.ClusterIP && equality.Semantic.DeepEqual(s.ClusterIPs, o.ClusterIPs) && s.ClusterIP != "":
-		s.ClusterIPs = []string{s.ClusterIP}
-	case s.ClusterIP == "" && o.ClusterIP != "" && equality.Semantic.DeepEqual(s.ClusterIPs, o.ClusterIPs):
-		s.ClusterIPs = nil
-	}
 	if needsIP(o) && needsIP(s) {
 		fill(&s.ClusterIP, o.ClusterIP)
-		if len(s.ClusterIPs) == 0 && s.ClusterIP == o.ClusterIP {
+		if len(s.ClusterIPs) == 0 {
 			s.ClusterIPs = o.ClusterIPs
 		}
+	}
+	switch same := equality.Semantic.DeepEqual(s.ClusterIPs, o.ClusterIPs); {
+	case same && s.ClusterIP == "":
+		s.ClusterIPs = nil
+	case same && s.ClusterIP != o.ClusterIP:
+		s.ClusterIPs = []string{s.ClusterIP}
 	}
 	if needsNodePort(o) && needsNodePort(s) {
 		ports := map[string]int32{}

@@ -68,13 +68,18 @@ var rules = map[string]func(*Kind){
 		Fields: map[string]func(*corev1.Service) string{
 			"spec.clusterIP": func(s *corev1.Service) string { return s.Spec.ClusterIP },
 			"spec.type":      func(s *corev1.Service) string { return string(s.Spec.Type) }},
-		Columns: "Name, Type, Cluster-IP, External-IP, Port(s), Age, Selector*", Cells: serviceCells}),
+		Columns: "Name, Type, Cluster-IP, External-IP, Port(s), Age, Selector*", Cells: serviceCells,
+		More: func(k *Kind) {
+			k.UpdateAlone = true
+			prepareSub(k, "status", nil, validateServiceStatus)
+		}}),
 	"/Endpoints": set(rule[corev1.Endpoints]{Default: defaultEndpoints, Validate: validateEndpoints,
 		Columns: "Name, Endpoints, Age", Cells: endpointsCells}),
 	"discovery.k8s.io/EndpointSlice": set(rule[discoveryv1.EndpointSlice]{Default: defaultEndpointSlice, Update: updateEndpointSlice, Validate: validateEndpointSlice, Change: validateEndpointSliceUpdate,
 		Columns: "Name, AddressType, Ports, Endpoints, Age", Cells: endpointSliceCells}),
 	"networking.k8s.io/Ingress": set(rule[networkingv1.Ingress]{Validate: validateIngress,
-		Columns: "Name, Class, Hosts, Address, Ports, Age", Cells: ingressCells}),
+		Columns: "Name, Class, Hosts, Address, Ports, Age", Cells: ingressCells,
+		More: func(k *Kind) { prepareSub(k, "status", nil, validateIngressStatus) }}),
 	"networking.k8s.io/IngressClass": set(rule[networkingv1.IngressClass]{Default: defaultIngressClass, Validate: validateIngressClass, Change: validateIngressClassUpdate,
 		Columns: "Name, Controller, Parameters, Age", Cells: ingressClassCells}),
 	"networking.k8s.io/NetworkPolicy": set(rule[networkingv1.NetworkPolicy]{Default: defaultNetworkPolicy, Validate: validateNetworkPolicy,
@@ -88,24 +93,30 @@ var rules = map[string]func(*Kind){
 		Fields: map[string]func(*corev1.Node) string{
 			"spec.unschedulable": func(n *corev1.Node) string { return fmt.Sprint(n.Spec.Unschedulable) }},
 		Columns: "Name, Status, Roles, Age, Version, Internal-IP*, External-IP*, OS-Image*, Kernel-Version*, Container-Runtime*", Cells: nodeCells,
-		More: func(k *Kind) { k.Reset = [][]string{s("status")} }}),
+		More: func(k *Kind) {
+			k.Reset = [][]string{s("status")}
+			prepareSub(k, "status", nil, validateNodeStatus)
+		}}),
 	"/ConfigMap": set(rule[corev1.ConfigMap]{Validate: validateConfigMap, Change: validateConfigMapUpdate,
 		Columns: "Name, Data, Age", Cells: configMapCells}),
 	"/Secret": set(rule[corev1.Secret]{Default: defaultSecret, Validate: validateSecret, Change: validateSecretUpdate,
 		Fields: map[string]func(*corev1.Secret) string{
 			"type": func(s *corev1.Secret) string { return string(s.Type) }},
-		Columns: "Name, Type, Data, Age", Cells: secretCells}),
+		Columns: "Name, Type, Data, Age", Cells: secretCells,
+		More: func(k *Kind) { k.UpdateAlone = true }}),
 	"/ServiceAccount": set(rule[corev1.ServiceAccount]{Columns: "Name, Age",
 		Cells: func(sa *corev1.ServiceAccount) []any { return ageCells(sa) }}),
 	"/Event": set(eventRule),
 	"/ResourceQuota": set(rule[corev1.ResourceQuota]{Default: defaultQuota, Validate: validateQuota, Change: validateQuotaUpdate,
-		Columns: "Name, Request, Limit, Age", Cells: quotaCells}),
+		Columns: "Name, Request, Limit, Age", Cells: quotaCells,
+		More: func(k *Kind) { prepareSub(k, "status", nil, validateQuotaStatus) }}),
 	"/LimitRange": set(rule[corev1.LimitRange]{Default: defaultLimitRange, Validate: validateLimitRange}),
 	"/PersistentVolume": set(rule[corev1.PersistentVolume]{Default: defaultVolumeObject, Create: createVolumeObject, Validate: validateVolumeObject, Change: validateVolumeObjectUpdate,
 		Columns: "Name, Capacity, Access Modes, Reclaim Policy, Status, Claim, StorageClass, VolumeAttributesClass, Reason, Age, VolumeMode*", Cells: volumeCells,
 		More: func(k *Kind) { prepareSub(k, "status", prepareVolumeStatus, nil, s("spec")) }}),
 	"/PersistentVolumeClaim": set(rule[corev1.PersistentVolumeClaim]{Default: defaultClaim, Validate: validateClaim, Change: validateClaimUpdate,
-		Columns: "Name, Status, Volume, Capacity, Access Modes, StorageClass, VolumeAttributesClass, Age, VolumeMode*", Cells: claimCells}),
+		Columns: "Name, Status, Volume, Capacity, Access Modes, StorageClass, VolumeAttributesClass, Age, VolumeMode*", Cells: claimCells,
+		More: func(k *Kind) { prepareSub(k, "status", nil, validateClaimStatus) }}),
 
 	"rbac.authorization.k8s.io/Role":        set(rule[rbacv1.Role]{Validate: validateRole, Name: path.ValidatePathSegmentName}),
 	"rbac.authorization.k8s.io/ClusterRole": set(rule[rbacv1.ClusterRole]{Validate: validateClusterRole, Name: path.ValidatePathSegmentName}),

@@ -1,18 +1,32 @@
 package kinds
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/sets"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
+
+// forbidden refuses a field where it has no meaning.
+func (c *checks) forbidden(wrong bool, at *field.Path, why string) {
+	if wrong {
+		c.add(field.Forbidden(at, why))
+	}
+}
+
+// qualified checks a name that may have a domain before a slash, when there is one.
+func (c *checks) qualified(name *string, at *field.Path) {
+	if name != nil {
+		c.texts(*name, at, utilvalidation.IsQualifiedName(*name))
+	}
+}
 
 const whenImmutable = "field is immutable when `immutable` is set"
 
@@ -32,7 +46,7 @@ func validateConfigMap(cm *corev1.ConfigMap) field.ErrorList {
 		size += len(cm.BinaryData[key])
 	}
 	if size > corev1.MaxSecretSize {
-		c.add(field.TooLong(field.NewPath(""), cm, corev1.MaxSecretSize))
+		c.add(field.TooLong(field.NewPath(""), "", corev1.MaxSecretSize))
 	}
 	return c.errs
 }
@@ -63,11 +77,10 @@ func (c *checks) unchanged(now, before any, name string) {
 	}
 }
 
-// secretKeys are what secrets of some types must have; of the first list all, of the second one.
+// secretKeys are what secrets of some types must have.
 var secretKeys = map[corev1.SecretType][]string{
 	corev1.SecretTypeDockercfg:        {corev1.DockerConfigKey},
 	corev1.SecretTypeDockerConfigJson: {corev1.DockerConfigJsonKey},
-	corev1.SecretTypeSSHAuth:          {corev1.SSHAuthPrivateKey},
 	corev1.SecretTypeTLS:              {corev1.TLSCertKey, corev1.TLSPrivateKeyKey},
 }
 
@@ -83,11 +96,17 @@ func validateSecret(s *corev1.Secret) field.ErrorList {
 		c.add(field.TooLong(data, "", corev1.MaxSecretSize))
 	}
 	for _, key := range secretKeys[s.Type] {
-		if _, ok := s.Data[key]; !ok {
+		if value, ok := s.Data[key]; !ok {
 			c.add(field.Required(data.Key(key), ""))
+		} else if s.Type != corev1.SecretTypeTLS {
+			if err := json.Unmarshal(value, new(map[string]any)); err != nil {
+				c.add(field.Invalid(data.Key(key), "<secret contents redacted>", err.Error()))
+			}
 		}
 	}
 	switch s.Type {
+	case corev1.SecretTypeSSHAuth:
+		c.required(string(s.Data[corev1.SSHAuthPrivateKey]), data.Key(corev1.SSHAuthPrivateKey), "")
 	case corev1.SecretTypeServiceAccountToken:
 		c.required(s.Annotations[corev1.ServiceAccountNameKey], field.NewPath("metadata", "annotations").Key(corev1.ServiceAccountNameKey), "")
 	case corev1.SecretTypeBasicAuth:
@@ -106,23 +125,58 @@ func validateSecretUpdate(s, old *corev1.Secret) field.ErrorList {
 	if frozen(&c, s.Immutable, old.Immutable) {
 		c.unchanged(s.Data, old.Data, "data")
 	}
-	return c.errs
+	return append(c.errs, validateSecret(s)...)
 }
 
 func validateNamespace(ns *corev1.Namespace) field.ErrorList {
 	var c checks
-	for i, f := range ns.Spec.Finalizers {
-		c.texts(string(f), specPath.Child("finalizers").Index(i), utilvalidation.IsQualifiedName(string(f)))
+	for _, f := range ns.Spec.Finalizers {
+		c.finalizer(string(f), specPath.Child("finalizers"))
 	}
 	return c.errs
 }
 
-// Upstream: pkg/apis/core/validation/validation.go, ValidateNode.
+func validateNamespaceFinalize(ns, _ *corev1.Namespace) field.ErrorList {
+	var c checks
+	for i, f := range ns.Spec.Finalizers {
+		c.finalizer(string(f), specPath.Child("finalizers").Index(i))
+	}
+	return c.errs
+}
+
+func (c *checks) finalizer(name string, at *field.Path) {
+	c.addAll(validation.ValidateFinalizerName(name, at))
+	c.addAll(ValidateFinalizer(name, at))
+}
+
+// ValidateFinalizer wants a domain in names that are not the system's own.
+//
+// Upstream: pkg/apis/core/validation/validation.go, validateKubeFinalizerName.
+func ValidateFinalizer(name string, at *field.Path) field.ErrorList {
+	standard := []string{string(corev1.FinalizerKubernetes), metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents}
+	if strings.Contains(name, "/") || slices.Contains(standard, name) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(at, name, "name is neither a standard finalizer name nor is it fully qualified")}
+}
+
+func validateNamespaceStatus(ns, _ *corev1.Namespace) field.ErrorList {
+	at := field.NewPath("status", "Phase")
+	switch phase := ns.Status.Phase; {
+	case ns.DeletionTimestamp == nil && phase != corev1.NamespaceActive:
+		return field.ErrorList{field.Invalid(at, phase, "may only be 'Active' if `deletionTimestamp` is empty")}
+	case ns.DeletionTimestamp != nil && phase != corev1.NamespaceTerminating:
+		return field.ErrorList{field.Invalid(at, phase, "may only be 'Terminating' if `deletionTimestamp` is not empty")}
+	}
+	return nil
+}
+
+// Upstream: pkg/apis/core/validation/validation.go, ValidateNode, where taints are said to be in the metadata.
 func validateNode(n *corev1.Node) field.ErrorList {
 	var c checks
 	seen := sets.New[corev1.Taint]()
 	for i, t := range n.Spec.Taints {
-		at := specPath.Child("taints").Index(i)
+		at := field.NewPath("metadata", "taints").Index(i)
 		c.addAll(metavalidation.ValidateLabelName(t.Key, at.Child("key")))
 		c.texts(t.Value, at.Child("value"), utilvalidation.IsValidLabelValue(t.Value))
 		oneOf(&c, t.Effect, at.Child("effect"), corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
@@ -134,20 +188,42 @@ func validateNode(n *corev1.Node) field.ErrorList {
 			seen.Insert(key)
 		}
 	}
+	c.nodeResources(n)
+	families := sets.New[bool]()
 	for i, cidr := range n.Spec.PodCIDRs {
 		c.addAll(utilvalidation.IsValidCIDR(specPath.Child("podCIDRs").Index(i), cidr))
+		families.Insert(strings.Contains(cidr, ":"))
+	}
+	if len(n.Spec.PodCIDRs) > 1 && (len(families) < 2 || len(n.Spec.PodCIDRs) > 2) {
+		c.add(field.Invalid(specPath.Child("podCIDRs"), n.Spec.PodCIDRs, "may specify no more than one CIDR for each IP family"))
 	}
 	return c.errs
+}
+
+func (c *checks) nodeResources(n *corev1.Node) {
+	for _, name := range sortedKeys(n.Status.Capacity) {
+		c.amount(name, n.Status.Capacity[name], field.NewPath("status", "capacity", string(name)))
+	}
+	for _, name := range sortedKeys(n.Status.Allocatable) {
+		c.amount(name, n.Status.Allocatable[name], field.NewPath("status", "allocatable", string(name)))
+	}
 }
 
 // Upstream: pkg/apis/core/validation/validation.go, ValidateNodeUpdate.
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	var c checks
-	if len(old.Spec.PodCIDRs) > 0 && !equal(n.Spec.PodCIDRs, old.Spec.PodCIDRs) {
-		c.add(field.Forbidden(specPath.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
-	}
-	if old.Spec.ProviderID != "" && n.Spec.ProviderID != old.Spec.ProviderID {
-		c.add(field.Forbidden(specPath.Child("providerID"), "node updates may not change providerID except from \"\" to valid"))
+	c.forbidden(len(old.Spec.PodCIDRs) > 0 && !equal(n.Spec.PodCIDRs, old.Spec.PodCIDRs), specPath.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid")
+	c.forbidden(old.Spec.ProviderID != "" && n.Spec.ProviderID != old.Spec.ProviderID, specPath.Child("providerID"), "node updates may not change providerID except from \"\" to valid")
+	return c.errs
+}
+
+func validateNodeStatus(n, _ *corev1.Node) field.ErrorList {
+	var c checks
+	c.nodeResources(n)
+	for i, a := range n.Status.Addresses {
+		if slices.Contains(n.Status.Addresses[:i], a) {
+			c.add(field.Duplicate(field.NewPath("status", "addresses").Index(i), a))
+		}
 	}
 	return c.errs
 }
@@ -155,183 +231,9 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 // Upstream: pkg/apis/core/validation/events.go, legacyValidateEvent.
 func validateEvent(e *corev1.Event) field.ErrorList {
 	var c checks
-	at := field.NewPath("involvedObject", "namespace")
-	if about := e.InvolvedObject.Namespace; about == "" {
-		if e.Namespace != metav1.NamespaceNone && e.Namespace != metav1.NamespaceDefault {
-			c.add(field.Invalid(at, about, "does not match event.namespace"))
-		}
-	} else if about != e.Namespace {
+	about, at := e.InvolvedObject.Namespace, field.NewPath("involvedObject", "namespace")
+	if about != e.Namespace && (about != "" || e.Namespace != metav1.NamespaceDefault) {
 		c.add(field.Invalid(at, about, "does not match event.namespace"))
 	}
-	return c.errs
-}
-
-func validateQuota(q *corev1.ResourceQuota) field.ErrorList {
-	var c checks
-	for _, name := range sortedKeys(q.Spec.Hard) {
-		at := specPath.Child("hard").Key(string(name))
-		c.texts(string(name), at, utilvalidation.IsQualifiedName(string(name)))
-		amount := q.Spec.Hard[name]
-		c.quantity(amount, at)
-		if whole := slices.Contains([]corev1.ResourceName{corev1.ResourcePods, corev1.ResourceServices, corev1.ResourceConfigMaps, corev1.ResourceSecrets}, name) ||
-			strings.HasPrefix(string(name), "count/"); whole && amount.MilliValue()%1000 != 0 {
-			c.add(field.Invalid(at, amount, "must be an integer"))
-		}
-	}
-	return c.errs
-}
-
-func validateQuotaUpdate(q, old *corev1.ResourceQuota) field.ErrorList {
-	if equal(q.Spec.Scopes, old.Spec.Scopes) {
-		return nil
-	}
-	return field.ErrorList{field.Invalid(specPath.Child("scopes"), q.Spec.Scopes, "field is immutable")}
-}
-
-// validateLimitRange: minimum, default request, default limit and maximum must follow one another.
-//
-// Upstream: pkg/apis/core/validation/validation.go, ValidateLimitRange.
-func validateLimitRange(lr *corev1.LimitRange) field.ErrorList {
-	var c checks
-	types := sets.New[corev1.LimitType]()
-	for i, item := range lr.Spec.Limits {
-		at := specPath.Child("limits").Index(i)
-		c.texts(string(item.Type), at.Child("type"), utilvalidation.IsQualifiedName(string(item.Type)))
-		if types.Has(item.Type) {
-			c.add(field.Duplicate(at.Child("type"), item.Type))
-		}
-		types.Insert(item.Type)
-		ladder := []struct {
-			field, text string
-			amounts     corev1.ResourceList
-		}{{"min", "min value", item.Min}, {"defaultRequest", "default request value", item.DefaultRequest}, {"default", "default value", item.Default}, {"max", "max value", item.Max}}
-		for low := range ladder {
-			for high := low + 1; high < len(ladder); high++ {
-				for _, name := range sortedKeys(ladder[low].amounts) {
-					a, b := ladder[low].amounts[name], ladder[high].amounts[name]
-					if _, ok := ladder[high].amounts[name]; ok && a.Cmp(b) > 0 {
-						c.add(field.Invalid(at.Child(ladder[low].field).Key(string(name)), ladder[low].amounts[name],
-							ladder[low].text+" "+a.String()+" is greater than "+ladder[high].text+" "+b.String()))
-					}
-				}
-			}
-		}
-	}
-	return c.errs
-}
-
-var allAccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod}
-
-// Upstream: pkg/apis/core/validation/validation.go, ValidatePersistentVolumeSpec.
-func validateVolumeObject(pv *corev1.PersistentVolume) field.ErrorList {
-	var c checks
-	s := &pv.Spec
-	if len(s.AccessModes) == 0 {
-		c.add(field.Required(specPath.Child("accessModes"), ""))
-	}
-	for _, m := range s.AccessModes {
-		optionOf(&c, m, specPath.Child("accessModes"), allAccessModes...)
-	}
-	if len(s.Capacity) == 0 {
-		c.add(field.Required(specPath.Child("capacity"), ""))
-	}
-	if _, ok := s.Capacity[corev1.ResourceStorage]; !ok || len(s.Capacity) > 1 {
-		c.add(field.NotSupported(specPath.Child("capacity"), s.Capacity, []string{string(corev1.ResourceStorage)}))
-	}
-	for _, name := range sortedKeys(s.Capacity) {
-		if q := s.Capacity[name]; q.Sign() <= 0 {
-			c.add(field.Invalid(specPath.Child("capacity").Key(string(name)), q.String(), "must be greater than zero"))
-		}
-	}
-	optionOf(&c, s.PersistentVolumeReclaimPolicy, specPath.Child("persistentVolumeReclaimPolicy"),
-		corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain)
-	exclusive(&c, s.PersistentVolumeSource, specPath, "volume type")
-	if h := s.HostPath; h != nil && c.required(h.Path, specPath.Child("hostPath", "path"), "") {
-		c.noBacksteps(h.Path, specPath.Child("hostPath", "path"))
-	}
-	c.name(s.StorageClassName, specPath.Child("storageClassName"), subdomain)
-	return c.errs
-}
-
-func validateVolumeObjectUpdate(pv, old *corev1.PersistentVolume) field.ErrorList {
-	var c checks
-	if !equal(pv.Spec.PersistentVolumeSource, old.Spec.PersistentVolumeSource) {
-		c.add(field.Forbidden(specPath.Child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation\n"+
-			diff.Diff(old.Spec.PersistentVolumeSource, pv.Spec.PersistentVolumeSource)))
-	}
-	c.same(pv.Spec.VolumeMode, old.Spec.VolumeMode, specPath.Child("volumeMode"))
-	return c.errs
-}
-
-// Upstream: pkg/apis/core/validation/validation.go, ValidatePersistentVolumeClaimSpec.
-func validateClaim(pvc *corev1.PersistentVolumeClaim) field.ErrorList {
-	var c checks
-	s := &pvc.Spec
-	if len(s.AccessModes) == 0 {
-		c.add(field.Required(specPath.Child("accessModes"), "at least 1 access mode is required"))
-	}
-	c.selector(s.Selector, specPath.Child("selector"))
-	for _, m := range s.AccessModes {
-		optionOf(&c, m, specPath.Child("accessModes"), allAccessModes...)
-	}
-	at := specPath.Child("resources").Key(string(corev1.ResourceStorage))
-	if size, ok := s.Resources.Requests[corev1.ResourceStorage]; !ok {
-		c.add(field.Required(at, ""))
-	} else if size.Sign() <= 0 {
-		c.add(field.Invalid(at, size.String(), "must be greater than zero"))
-	}
-	if s.StorageClassName != nil {
-		c.name(*s.StorageClassName, specPath.Child("storageClassName"), subdomain)
-	}
-	return c.errs
-}
-
-// validateClaimUpdate lets a bound claim grow, and the volume controller fill in which volume it got.
-//
-// Upstream: pkg/apis/core/validation/validation.go, ValidatePersistentVolumeClaimUpdate.
-func validateClaimUpdate(pvc, old *corev1.PersistentVolumeClaim) field.ErrorList {
-	var c checks
-	same := pvc.DeepCopy()
-	if old.Spec.VolumeName == "" {
-		same.Spec.VolumeName = ""
-	}
-	if old.Spec.StorageClassName == nil || old.Annotations[corev1.BetaStorageClassAnnotation] != "" {
-		same.Spec.StorageClassName = old.Spec.StorageClassName
-	}
-	if old.Status.Phase == corev1.ClaimBound {
-		same.Spec.Resources.Requests, same.Spec.VolumeAttributesClassName = old.Spec.Resources.Requests, old.Spec.VolumeAttributesClassName
-	}
-	if !equal(same.Spec, old.Spec) {
-		c.add(field.Forbidden(specPath, "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n"+diff.Diff(old.Spec, same.Spec)))
-	}
-	before, now := old.Spec.Resources.Requests[corev1.ResourceStorage], pvc.Spec.Resources.Requests[corev1.ResourceStorage]
-	if now.Cmp(before) < 0 && now.Cmp(old.Status.Capacity[corev1.ResourceStorage]) <= 0 {
-		c.add(field.Forbidden(specPath.Child("resources", "requests", "storage"), "field can not be less than status.capacity"))
-	}
-	return c.errs
-}
-
-func validateStorageClass(k *storagev1.StorageClass) field.ErrorList {
-	var c checks
-	c.required(k.Provisioner, field.NewPath("provisioner"), "")
-	if k.ReclaimPolicy != nil {
-		optionOf(&c, *k.ReclaimPolicy, field.NewPath("reclaimPolicy"), corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)
-	}
-	if k.VolumeBindingMode != nil {
-		optionOf(&c, *k.VolumeBindingMode, field.NewPath("volumeBindingMode"), storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)
-	}
-	return c.errs
-}
-
-func validateStorageClassUpdate(k, old *storagev1.StorageClass) field.ErrorList {
-	var c checks
-	if !equal(k.Parameters, old.Parameters) {
-		c.add(field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
-	}
-	if k.Provisioner != old.Provisioner {
-		c.add(field.Forbidden(field.NewPath("provisioner"), "updates to provisioner are forbidden."))
-	}
-	c.same(k.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy"))
-	c.same(k.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))
 	return c.errs
 }

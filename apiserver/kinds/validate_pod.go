@@ -63,16 +63,6 @@ func validateTemplate(t *corev1.PodTemplateSpec, at *field.Path) field.ErrorList
 	return c.errs
 }
 
-// alwaysRestart checks the restart policy of a template whose pods are meant to run for ever.
-func (c *checks) alwaysRestart(t *corev1.PodTemplateSpec, at *field.Path) {
-	if p := t.Spec.RestartPolicy; p != corev1.RestartPolicyAlways {
-		c.add(field.NotSupported(at.Child("spec", "restartPolicy"), p, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
-	}
-	if t.Spec.ActiveDeadlineSeconds != nil {
-		c.add(field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported"))
-	}
-}
-
 // validatePodSpec checks the spec of a pod, or of a template, which has none.
 //
 // Upstream: pkg/apis/core/validation/validation.go, ValidatePodSpec.

@@ -46,9 +46,9 @@ func (c *checks) selected(t *corev1.PodTemplateSpec, s labels.Selector) {
 func (c *checks) runsForEver(t *corev1.PodTemplateSpec, kind string) {
 	at := specPath.Child("template")
 	c.addAll(validateTemplate(t, at))
-	unlimited := *t
-	unlimited.Spec.ActiveDeadlineSeconds = nil // has a text of its own, by kind
-	c.alwaysRestart(&unlimited, at)
+	if p := t.Spec.RestartPolicy; p != corev1.RestartPolicyAlways {
+		c.add(field.NotSupported(at.Child("spec", "restartPolicy"), p, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
+	}
 	if t.Spec.ActiveDeadlineSeconds != nil {
 		c.add(field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+kind+" is not Supported"))
 	}

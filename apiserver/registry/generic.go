@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"reflect"
+	"slices"
 
 	"orrery/apiserver/kinds"
 
@@ -137,21 +138,25 @@ func prepareForUpdate(ctx context.Context, k *kinds.Kind, sub *kinds.Subresource
 	}
 }
 
+// anyFinalizer are the groups whose kinds, as custom ones, may have finalizers without a domain: a CustomResourceDefinition has one.
+var anyFinalizer = []string{"admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "coordination.k8s.io"}
+
 func validateMeta(k *kinds.Kind, m metav1.Object) field.ErrorList {
 	name := k.ValidateName
 	if name == nil {
 		name = validation.NameIsDNSSubdomain
 	}
-	return validation.ValidateObjectMetaAccessor(m, k.Namespaced, name, field.NewPath("metadata"))
+	errs := validation.ValidateObjectMetaAccessor(m, k.Namespaced, name, field.NewPath("metadata"))
+	for i, f := range m.GetFinalizers() {
+		if k.Custom == nil && !slices.Contains(anyFinalizer, k.Group) {
+			errs = append(errs, kinds.ValidateFinalizer(f, field.NewPath("metadata", "finalizers").Index(i))...)
+		}
+	}
+	return errs
 }
 
 func validateMetaUpdate(k *kinds.Kind, m, old metav1.Object) field.ErrorList {
-	name := k.ValidateName
-	if name == nil {
-		name = validation.NameIsDNSSubdomain
-	}
-	errs := validation.ValidateObjectMetaAccessor(m, k.Namespaced, name, field.NewPath("metadata"))
-	return append(errs, validation.ValidateObjectMetaAccessorUpdate(m, old, field.NewPath("metadata"))...)
+	return append(validateMeta(k, m), validation.ValidateObjectMetaAccessorUpdate(m, old, field.NewPath("metadata"))...)
 }
 
 // sameButTimes reports that an update changes nothing but the times in
