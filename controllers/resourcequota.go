@@ -46,7 +46,16 @@ func startResourceQuota(e *env) (func(context.Context) error, error) {
 	}
 	c.Controller = client.NewController("resourcequota-controller", c.reconcile)
 	c.pods.AddIndex(byNamespace, namespaceIndex[*corev1.Pod])
-	c.quotas.AddHandler(client.On[*corev1.ResourceQuota](c.Controller))
+	c.quotas.AddHandler(client.Handler[*corev1.ResourceQuota]{
+		Add: func(q *corev1.ResourceQuota) { c.Enqueue(q) },
+		// Not for what admission books in the status: what it books for is not in the
+		// caches yet, and counting now would take the booking back.
+		Update: func(old, q *corev1.ResourceQuota) {
+			if !equality.Semantic.DeepEqual(old.Spec, q.Spec) {
+				c.Enqueue(q)
+			}
+		},
+	})
 	again := func(namespace string) {
 		for _, q := range c.quotas.List() {
 			if q.Namespace == namespace {
