@@ -17,6 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	toolswatch "k8s.io/client-go/tools/watch"
 
 	"orrery/test/peers"
 )
@@ -261,7 +263,8 @@ func measure(t *testing.T, who side, tt template, nodes int) result {
 	if err != nil {
 		t.Fatal(err)
 	}
-	changes, err := b.CoreV1().Pods(ns).Watch(ctx, metav1.ListOptions{ResourceVersion: now.ResourceVersion})
+	// Upstream's server ends a watch that does not keep up with it.
+	changes, err := toolswatch.NewRetryWatcherWithContext(ctx, now.ResourceVersion, &cache.ListWatch{WatchFuncWithContext: b.CoreV1().Pods(ns).Watch})
 	if err != nil {
 		t.Fatal(err)
 	}
