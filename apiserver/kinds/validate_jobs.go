@@ -203,7 +203,7 @@ func (c *checks) exitCodes(r *batchv1.PodFailurePolicyOnExitCodesRequirement, po
 func validateJobUpdate(job, old *batchv1.Job) field.ErrorList {
 	var c checks
 	s, o := &job.Spec, &old.Spec
-	c.jobWithSelector(s) // so that on an update all that is said twice
+	c.jobWithSelector(s) // as the check of the whole Job does: upstream says all of it twice too
 	if at := specPath.Child("completions"); !indexed(s) {
 		c.same(s.Completions, o.Completions, at)
 	} else if n := s.Completions; n != nil && !equal(n, o.Completions) && !equal(n, s.Parallelism) {
