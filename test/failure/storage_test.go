@@ -187,7 +187,7 @@ func TestAQuotaRefusesWhatIsTooMuch(t *testing.T) {
 			}
 		}
 		w.stopController()
-		q, err := quotas.Create(w.ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "q"},
+		_, err := quotas.Create(w.ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "q"},
 			Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"pods": resource.MustParse("2"), "cpu": resource.MustParse("1")}}})
 		w.must(err)
 		w.must(create("before", "")) // the status counts, and nobody has written it
@@ -198,7 +198,7 @@ func TestAQuotaRefusesWhatIsTooMuch(t *testing.T) {
 		refused(create("large", "1500m"), `pods "large" is forbidden: exceeded quota: q, requested: cpu=1500m, used: cpu=0, limited: cpu=1`)
 		w.must(create("fits", "400m"))
 		refused(create("third", "700m"), `pods "third" is forbidden: exceeded quota: q, requested: cpu=700m,pods=1, used: cpu=400m,pods=2, limited: cpu=1,pods=2`)
-		if q, err = quotas.Get(w.ctx, "default", "q"); err != nil || q.Status.Used.Cpu().String() != "400m" || q.Status.Used.Pods().Value() != 2 {
+		if q, err := quotas.Get(w.ctx, "default", "q"); err != nil || q.Status.Used.Cpu().String() != "400m" || q.Status.Used.Pods().Value() != 2 {
 			t.Errorf("%v %+v", err, q.Status)
 		}
 		w.must(pods.Delete(w.ctx, "default", "fits", metav1.DeleteOptions{}))
