@@ -81,7 +81,7 @@ image: build tools ## build the node image
 
 # -json is the only output that tells a skipped test's reason; test/tally prints the rest as usual.
 UNIT = -timeout 20m
-NODES_TESTS = -timeout 25m -count 1 -p 1 ./lab ./test/e2e
+NODES_TESTS = -timeout 35m -count 1 -p 1 ./lab ./test/e2e
 test: build tools metrics-server helm ## run every test
 	@ORRERY_E2E=1 go run ./test/tally -- $(UNIT) $$(go list ./... | grep -v -e '/lab$$' -e '/test/e2e$$') -- $(NODES_TESTS)
 

@@ -34,6 +34,14 @@ func TestJoinByHand(t *testing.T) {
 		return tryInNode(worker4, "cat > /tmp/join.yaml <<EOF\n"+config+"EOF\nkubeadm join --config /tmp/join.yaml")
 	}
 	expired := strings.TrimSpace(inNode(t, head, "kubeadm token create --ttl 1s"))
+	// Until the signer has seen it go, discovery still trusts an expired token.
+	eventually(t, 30*time.Second, func() error {
+		signed, err := tryKubectl("get", "configmap", "cluster-info", "-n", "kube-public", "-o", "jsonpath={.data}")
+		if err == nil && strings.Contains(signed, "jws-kubeconfig-"+expired[:6]) {
+			err = fmt.Errorf("cluster-info still has a signature for %s", expired[:6])
+		}
+		return err
+	})
 	for name, tt := range map[string]struct{ token, pin, want string }{
 		"wrong hash":    {token, "sha256:" + strings.Repeat("0", 64), "cluster CA found in cluster-info ConfigMap is invalid: none of the public keys"},
 		"wrong secret":  {token[:7] + "0000000000000000", pin, "failed to verify JWS signature of received cluster info object, can't trust this API Server"},
