@@ -183,7 +183,11 @@ spec: {cronSpec: "* * * * */5", image: cron}
 func withCronTabs(t *testing.T) *live {
 	v := startServer(t)
 	v.want(201, "POST", crds, "", cronTabs)
-	v.eventually("CronTabs", func() bool { code, _ := v.do("GET", tabs, "", ""); return code == 200 })
+	// The status says so last: what it promises is served by then.
+	v.eventually("CronTabs", func() bool {
+		_, crd := v.do("GET", crds+"/crontabs.stable.example.com", "", "")
+		return strings.Contains(crd, "InitialNamesAccepted")
+	})
 	return v
 }
 
