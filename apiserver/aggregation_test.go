@@ -5,6 +5,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"orrery/apiserver"
+	"orrery/apiserver/store"
+	"orrery/apiserver/store/memory"
 )
 
 // A metrics server in miniature: what it has been asked, and by whom.
@@ -107,3 +111,32 @@ func TestOwnAPIServices(t *testing.T) {
 		return code == 404
 	})
 }
+
+// A server that has not read the CustomResourceDefinitions yet does not take their groups for gone.
+func TestTheGroupsOfCustomResourcesOutliveARestart(t *testing.T) {
+	store := staying{memory.New()}
+	var before any
+	for _, life := range []string{"first", "second"} {
+		t.Run(life, func(t *testing.T) {
+			v := startServer(t, func(c *apiserver.Config) { c.Store = store })
+			if life == "first" {
+				v.want(201, "POST", crds, "", cronTabs)
+			}
+			v.eventually("custom resources", func() bool {
+				served, _ := v.do("GET", tabs, "", "")
+				registered, _ := v.do("GET", apiServices+"/v1.stable.example.com", "", "")
+				return served == 200 && registered == 200
+			})
+			uid := at(v.want(200, "GET", apiServices+"/v1.stable.example.com", "", ""), "metadata", "uid")
+			if before != nil && uid != before {
+				t.Errorf("it was made anew: %v, then %v", before, uid)
+			}
+			before = uid
+		})
+	}
+}
+
+// staying outlives the server that closes it, as a data directory does.
+type staying struct{ store.Store }
+
+func (staying) Close() error { return nil }

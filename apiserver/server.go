@@ -141,7 +141,7 @@ func (s *Server) build() error {
 		}
 		others.Certificates = []tls.Certificate{cert}
 	}
-	s.aggregator = aggregation.New(s.table, s.registry, others, s.config.Log)
+	s.aggregator = aggregation.New(s.table, s.registry, others, s.definitions.Synced, s.config.Log)
 	s.discovery = discovery.New(s.table, s.address())
 	s.openapi = openapi.New(s.table, minor(s.config.Version))
 	s.bootstrap = bootstrap.New(s.bootstrapConfig())

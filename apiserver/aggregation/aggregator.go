@@ -48,6 +48,7 @@ type Aggregator struct {
 	registry *registry.Registry
 	pool     *backend.Pool
 	log      *slog.Logger
+	settled  func() bool
 	routes   atomic.Pointer[map[string]*remote]
 }
 
@@ -58,9 +59,10 @@ type remote struct {
 	rows      []*kinds.Kind
 }
 
-// New returns an aggregator, which routes nothing before Run.
-func New(table *kinds.Table, r *registry.Registry, pool *backend.Pool, log *slog.Logger) *Aggregator {
-	return &Aggregator{table: table, registry: r, pool: pool, log: log}
+// New returns an aggregator, which routes nothing before Run. settled tells that
+// all custom resources are in the table: before, none counts as gone.
+func New(table *kinds.Table, r *registry.Registry, pool *backend.Pool, settled func() bool, log *slog.Logger) *Aggregator {
+	return &Aggregator{table: table, registry: r, pool: pool, settled: settled, log: log}
 }
 
 // Run follows APIServices and the table of kinds until ctx ends.

@@ -34,6 +34,7 @@ var (
 //
 // Upstream: staging/src/k8s.io/kube-aggregator/pkg/controllers/autoregister/autoregister_controller.go, checkAPIService.
 func (a *Aggregator) register(ctx context.Context) error {
+	settled := a.settled() // asked before the table is read
 	want := map[string]*apiregistrationv1.APIService{}
 	for _, k := range a.table.All() {
 		if k.Remote || k.Group == apiregistrationv1.GroupName {
@@ -51,7 +52,7 @@ func (a *Aggregator) register(ctx context.Context) error {
 		if !ok {
 			continue
 		}
-		if want[s.Name] == nil && s.Spec.Service == nil && s.Labels[managed] == "true" {
+		if settled && want[s.Name] == nil && s.Spec.Service == nil && s.Labels[managed] == "true" {
 			if err := a.registry.Delete(ctx, resource, "", s.Name); !apierrors.IsNotFound(err) {
 				errs = append(errs, err)
 			}
