@@ -112,7 +112,7 @@ func (r *Resource) createOnce(ctx context.Context, namespace string, obj runtime
 		if _, err := r.registry.store.Get(ctx, key); err == nil {
 			return nil, apierrors.NewAlreadyExists(k.GR(), m.GetName())
 		}
-		return obj, nil
+		return stored(k, obj, value, "")
 	}
 	rev, err := r.registry.store.Create(ctx, key, value, k.TTL)
 	if err != nil {
@@ -120,14 +120,24 @@ func (r *Resource) createOnce(ctx context.Context, namespace string, obj runtime
 	}
 	written = true
 	r.wrote(rev)
-	return stored(k, obj, m, rev), nil
+	return stored(k, obj, value, strconv.FormatInt(rev, 10))
 }
 
-// stored is the object as a reader would find it.
-func stored(k *kinds.Kind, obj runtime.Object, m metav1.Object, revision int64) runtime.Object {
+// stored is the object as a reader would find it: protobuf does not tell an empty list from none.
+func stored(k *kinds.Kind, obj runtime.Object, value []byte, resourceVersion string) (runtime.Object, error) {
+	if k.Custom == nil && !k.JSON {
+		var err error
+		if obj, err = Decode(k, value, 0); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
 	obj.GetObjectKind().SetGroupVersionKind(k.GVK())
-	m.SetResourceVersion(strconv.FormatInt(revision, 10))
-	return obj
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	m.SetResourceVersion(resourceVersion)
+	return obj, nil
 }
 
 // begin runs the kind's Begin hook; done is never nil.
@@ -253,8 +263,8 @@ func (r *Resource) updateOnce(ctx context.Context, name string, cur store.Entry,
 		return old, false, cur, nil
 	}
 	if o.DryRun {
-		m.SetResourceVersion(om.GetResourceVersion())
-		return obj, false, cur, nil
+		obj, err := stored(k, obj, value, om.GetResourceVersion())
+		return obj, false, cur, err
 	}
 	next, err := r.registry.store.Update(ctx, cur.Key, value, cur.Revision, k.TTL)
 	switch {
@@ -267,7 +277,8 @@ func (r *Resource) updateOnce(ctx context.Context, name string, cur store.Entry,
 	}
 	written = true
 	r.wrote(next.Revision)
-	return stored(k, obj, m, next.Revision), false, next, nil
+	obj, err = stored(k, obj, value, strconv.FormatInt(next.Revision, 10))
+	return obj, false, next, err
 }
 
 // checkVersion is optimistic concurrency: the object that is written must say
