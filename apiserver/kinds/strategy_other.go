@@ -12,6 +12,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -337,4 +338,18 @@ func dropUnused(svc, old *corev1.Service) {
 	if s.Type != corev1.ServiceTypeLoadBalancer {
 		s.AllocateLoadBalancerNodePorts, s.LoadBalancerClass, s.HealthCheckNodePort = nil, nil, 0
 	}
+}
+
+// createPriorityClass: its generation is 1, whatever changes later.
+func createPriorityClass(_ context.Context, c *schedulingv1.PriorityClass) { c.Generation = 1 }
+
+// createServiceAccount and updateServiceAccount keep nothing of a secret but its name.
+func createServiceAccount(_ context.Context, sa *corev1.ServiceAccount) {
+	for i, ref := range sa.Secrets {
+		sa.Secrets[i] = corev1.ObjectReference{Name: ref.Name}
+	}
+}
+
+func updateServiceAccount(ctx context.Context, sa, _ *corev1.ServiceAccount) {
+	createServiceAccount(ctx, sa)
 }

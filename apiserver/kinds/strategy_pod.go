@@ -20,6 +20,7 @@ var podRule = rule[corev1.Pod]{
 	Create:   createPod,
 	Validate: validatePodCreate,
 	Change:   validatePodUpdate,
+	Warn:     warnPod,
 	Columns:  "Name, Ready, Status, Restarts, Age, IP*, Node*, Nominated Node*, Readiness Gates*",
 	Cells:    podCells,
 	Fields: map[string]func(*corev1.Pod) string{
@@ -48,7 +49,7 @@ func createPod(_ context.Context, pod *corev1.Pod) {
 	if len(pod.Spec.SchedulingGates) > 0 {
 		pod.Status.Conditions = []corev1.PodCondition{{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
-			Message: "Scheduling is blocked due to non-empty scheduling gates",
+			Message: "Scheduling is blocked due to non-empty scheduling gates", LastTransitionTime: metav1.Now().Rfc3339Copy(),
 		}}
 	}
 	mergeLabelKeys(pod)
@@ -101,7 +102,7 @@ func podAffinityTerms(a *corev1.Affinity) (terms []*corev1.PodAffinityTerm) {
 // Upstream: pkg/apis/core/v1/helper/qos/qos.go, ComputePodQOS.
 func qosClass(spec *corev1.PodSpec) corev1.PodQOSClass {
 	var all []corev1.ResourceRequirements
-	if spec.Resources != nil && len(spec.Resources.Requests)+len(spec.Resources.Limits) > 0 {
+	if spec.Resources != nil {
 		all = append(all, *spec.Resources)
 	} else {
 		for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {

@@ -26,7 +26,8 @@ type rule[T any] struct {
 	Update   func(_ context.Context, obj, old *T)
 	Validate func(*T) field.ErrorList
 	Change   func(obj, old *T) field.ErrorList
-	Counted  bool // the status has numbers that are checked
+	Warn     func(obj, old *T) []string // old is nil when it is new
+	Counted  bool                       // the status has numbers that are checked
 	Name     func(name string, prefix bool) []string
 	Fields   map[string]func(*T) string
 	Columns  string
@@ -55,6 +56,14 @@ func set[T any](r rule[T]) func(*Kind) {
 		}
 		if r.Change != nil {
 			k.ValidateUpdate = func(o, old runtime.Object) field.ErrorList { return r.Change(as[T](o), as[T](old)) }
+		}
+		if r.Warn != nil {
+			k.Warnings = func(_ context.Context, o, old runtime.Object) []string {
+				if old == nil {
+					return r.Warn(as[T](o), nil)
+				}
+				return r.Warn(as[T](o), as[T](old))
+			}
 		}
 		if r.Counted {
 			k.Sub("status").ValidateUpdate = validateCounts

@@ -321,7 +321,7 @@ var groups = []struct {
 			flags: cluster | generation | requireRV | asJSON, short: s("crd", "crds"), categories: s("api-extensions"), subs: []Subresource{status}},
 	}},
 	{"scheduling.k8s.io", "v1", []row{
-		{resource: "priorityclasses", kind: "PriorityClass", flags: cluster | generation, short: s("pc")},
+		{resource: "priorityclasses", kind: "PriorityClass", flags: cluster, short: s("pc")},
 	}},
 	{"coordination.k8s.io", "v1", []row{
 		{resource: "leases", kind: "Lease", flags: createOnPut | requireRV},

@@ -175,6 +175,9 @@ func exclusive(c *checks, source any, at *field.Path, what string) {
 		}
 		if given++; given > 1 {
 			tag, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+			if tag == "downwardAPI" {
+				tag = "downwarAPI" // as upstream spells it
+			}
 			c.add(field.Forbidden(at.Child(tag), "may not specify more than 1 "+what))
 		}
 	}

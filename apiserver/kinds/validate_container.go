@@ -48,7 +48,7 @@ func (c *podChecks) container(t *corev1.Container, at *field.Path, sort containe
 	c.mounts(t, at.Child("volumeMounts"))
 	oneOf(c.checks, t.ImagePullPolicy, at.Child("imagePullPolicy"), corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 	c.resources(&t.Resources, at.Child("resources"), c.containerResource)
-	c.securityContext(t.SecurityContext, at.Child("securityContext"))
+	c.securityContext(t.SecurityContext, at.Child("securityContext"), c.spec.HostUsers == nil || *c.spec.HostUsers)
 	if sort == initial {
 		c.restartPolicy(t, at)
 	}
@@ -115,20 +115,64 @@ func (c *checks) trimmed(image string, at *field.Path) {
 	}
 }
 
-func (c *checks) securityContext(s *corev1.SecurityContext, at *field.Path) {
+func (c *checks) securityContext(s *corev1.SecurityContext, at *field.Path, hostUsers bool) {
 	if s == nil {
 		return
 	}
 	c.userID(s.RunAsUser, at.Child("runAsUser"))
 	c.userID(s.RunAsGroup, at.Child("runAsGroup"))
-	if s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation {
+	given(c, s.ProcMount, at.Child("procMount"), corev1.DefaultProcMount, corev1.UnmaskedProcMount)
+	if s.ProcMount != nil && *s.ProcMount == corev1.UnmaskedProcMount && hostUsers {
+		c.add(field.Invalid(at.Child("procMount"), *s.ProcMount, "`hostUsers` must be false to use `Unmasked`"))
+	}
+	c.seccomp(s.SeccompProfile, at.Child("seccompProfile"))
+	if s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation {
+		if s.Privileged != nil && *s.Privileged {
+			c.add(field.Invalid(at, s, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"))
+		}
+		if s.Capabilities != nil && slices.Contains(s.Capabilities.Add, "CAP_SYS_ADMIN") {
+			c.add(field.Invalid(at, s, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"))
+		}
+	}
+	c.appArmor(s.AppArmorProfile, at.Child("appArmorProfile"))
+}
+
+func (c *checks) seccomp(p *corev1.SeccompProfile, at *field.Path) {
+	if p == nil {
 		return
 	}
-	if s.Privileged != nil && *s.Privileged {
-		c.add(field.Invalid(at, s, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"))
+	if c.required(string(p.Type), at.Child("type"), "type is required when seccompProfile is set") {
+		supported(c, p.Type, at.Child("type"), corev1.SeccompProfileTypeLocalhost, corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
 	}
-	if s.Capabilities != nil && slices.Contains(s.Capabilities.Add, "CAP_SYS_ADMIN") {
-		c.add(field.Invalid(at, s, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"))
+	switch file, local := p.LocalhostProfile, p.Type == corev1.SeccompProfileTypeLocalhost; {
+	case local && file == nil:
+		c.add(field.Required(at.Child("localhostProfile"), "must be set when seccomp type is Localhost"))
+	case local:
+		c.localPath(*file, at.Child("localhostProfile"))
+	case file != nil:
+		c.add(field.Invalid(at.Child("localhostProfile"), p, "can only be set when seccomp type is Localhost"))
+	}
+}
+
+func (c *checks) appArmor(p *corev1.AppArmorProfile, at *field.Path) {
+	if p == nil || !c.required(string(p.Type), at.Child("type"), "type is required when appArmorProfile is set") {
+		return
+	}
+	supported(c, p.Type, at.Child("type"), corev1.AppArmorProfileTypeLocalhost, corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined)
+	name := p.LocalhostProfile
+	at = at.Child("localhostProfile")
+	switch p.Type {
+	case corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined:
+		if name != nil {
+			c.add(field.Invalid(at, *name, "can only be set when AppArmor type is Localhost"))
+		}
+	case corev1.AppArmorProfileTypeLocalhost:
+		switch {
+		case name == nil || *name == "":
+			c.add(field.Required(at, "must be set when AppArmor type is Localhost"))
+		case strings.TrimSpace(*name) != *name:
+			c.add(field.Invalid(at, *name, "must not be padded with whitespace"))
+		}
 	}
 }
 
@@ -162,6 +206,8 @@ func (c *checks) podSecurityContext(s *corev1.PodSpec, at *field.Path) {
 		}
 	}
 	given(c, sc.FSGroupChangePolicy, at.Child("fsGroupChangePolicy"), corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)
+	c.seccomp(sc.SeccompProfile, at.Child("seccompProfile"))
+	c.appArmor(sc.AppArmorProfile, at.Child("appArmorProfile"))
 	given(c, sc.SupplementalGroupsPolicy, at.Child("supplementalGroupsPolicy"), corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)
 	given(c, sc.SELinuxChangePolicy, at.Child("seLinuxChangePolicy"), corev1.SELinuxChangePolicyRecursive)
 }
@@ -335,6 +381,15 @@ func (c *podChecks) mounts(t *corev1.Container, at *field.Path) {
 		if p := m.MountPropagation; p != nil && *p == corev1.MountPropagationBidirectional && (t.SecurityContext == nil || t.SecurityContext.Privileged == nil || !*t.SecurityContext.Privileged) {
 			c.add(field.Forbidden(all.Child("mountPropagation"), "Bidirectional mount propagation is available only to privileged containers"))
 		}
+		given(c.checks, m.RecursiveReadOnly, all.Child("recursiveReadOnly"), corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)
+		if r := m.RecursiveReadOnly; r != nil && (*r == corev1.RecursiveReadOnlyEnabled || *r == corev1.RecursiveReadOnlyIfPossible) {
+			if !m.ReadOnly {
+				c.add(field.Forbidden(all.Child("recursiveReadOnly"), "may only be specified when readOnly is true"))
+			}
+			if p := m.MountPropagation; p != nil && *p != corev1.MountPropagationNone {
+				c.add(field.Forbidden(all.Child("recursiveReadOnly"), "may only be specified when mountPropagation is None or not specified"))
+			}
+		}
 	}
 }
 
@@ -369,15 +424,7 @@ func (c *checks) resources(r *corev1.ResourceRequirements, at *field.Path, known
 
 // containerResource checks the name of what a container can ask for.
 func (c *checks) containerResource(name corev1.ResourceName, at *field.Path) {
-	standard := hugePages(name) || slices.Contains([]corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage}, name)
-	if messages := utilvalidation.IsQualifiedName(string(name)); len(messages) > 0 {
-		c.texts(name, at, messages)
-	} else if !strings.Contains(string(name), "/") && !standard {
-		c.add(field.Invalid(at, name, "must be a standard resource type or fully qualified"))
-	}
-	if !strings.Contains(string(name), "/") && !standard {
-		c.add(field.Invalid(at, name, "must be a standard resource for containers"))
-	}
+	c.resourceName(name, at, "containers", containerResources)
 }
 
 // podResources checks what a pod asks for as a whole, and that its containers do not ask for more.
@@ -389,7 +436,7 @@ func (c *podChecks) podResources(at *field.Path) {
 		return
 	}
 	c.resources(r, at, func(name corev1.ResourceName, at *field.Path) {
-		if !helpers.IsSupportedPodLevelResource(name) {
+		if c.resourceName(name, at, "", nil) && !helpers.IsSupportedPodLevelResource(name) {
 			c.add(field.NotSupported(at, name, sets.List(helpers.SupportedPodLevelResources())))
 		}
 	})

@@ -211,13 +211,17 @@ func validateJobUpdate(job, old *batchv1.Job) field.ErrorList {
 	}
 	c.same(s.Selector, o.Selector, specPath.Child("selector"))
 	t := s.Template.DeepCopy()
-	if o.Suspend != nil && *o.Suspend && old.Status.StartTime == nil {
-		// Before it starts, where its pods run may still be decided: queueing systems do that.
-		was := o.Template
-		t.Labels, t.Annotations = was.Labels, was.Annotations
-		t.Spec.NodeSelector, t.Spec.Affinity, t.Spec.Tolerations, t.Spec.SchedulingGates = was.Spec.NodeSelector, was.Spec.Affinity, was.Spec.Tolerations, was.Spec.SchedulingGates
+	if suspended(old) {
+		// What is not said of the pods' spec may change, and of that what queueing systems decide: where pods may run, and what they ask for.
+		was := &o.Template.Spec
+		t.Spec.NodeSelector, t.Spec.Tolerations, t.Spec.SchedulingGates = was.NodeSelector, was.Tolerations, was.SchedulingGates
+		sameNodeAffinity(&t.Spec, was)
+		sameResources(t.Spec.Containers, was.Containers)
+		sameResources(t.Spec.InitContainers, was.InitContainers)
+		c.same(t.Spec, *was, specPath.Child("template.spec"))
+	} else {
+		c.same(*t, o.Template, specPath.Child("template"))
 	}
-	c.same(*t, o.Template, specPath.Child("template"))
 	c.same(s.CompletionMode, o.CompletionMode, specPath.Child("completionMode"))
 	c.same(s.PodFailurePolicy, o.PodFailurePolicy, specPath.Child("podFailurePolicy"))
 	c.same(s.BackoffLimitPerIndex, o.BackoffLimitPerIndex, specPath.Child("backoffLimitPerIndex"))
@@ -360,4 +364,40 @@ func checkCronRange(expr string, min, max int, names []string) error {
 		return fmt.Errorf("beginning of range (%d) beyond end of range (%d): %s", low, high, expr)
 	}
 	return nil
+}
+
+// suspended: the job waits, and none of its pods is left.
+//
+// Upstream: pkg/registry/batch/job/strategy.go, shouldAllowMutablePodTemplate.
+func suspended(job *batchv1.Job) bool {
+	said := slices.ContainsFunc(job.Status.Conditions, func(c batchv1.JobCondition) bool {
+		return c.Type == batchv1.JobSuspended && c.Status == corev1.ConditionTrue
+	})
+	return job.Spec.Suspend != nil && *job.Spec.Suspend && (job.Status.StartTime == nil || said) && job.Status.Active == 0
+}
+
+// sameNodeAffinity makes the affinity to nodes the same; an affinity that consists of nothing else is none.
+func sameNodeAffinity(now, was *corev1.PodSpec) {
+	var before *corev1.NodeAffinity
+	if was.Affinity != nil {
+		before = was.Affinity.NodeAffinity
+	}
+	if now.Affinity == nil && before != nil {
+		now.Affinity = &corev1.Affinity{}
+	}
+	if now.Affinity != nil {
+		now.Affinity.NodeAffinity = before
+		if was.Affinity == nil && *now.Affinity == (corev1.Affinity{}) {
+			now.Affinity = nil
+		}
+	}
+}
+
+// sameResources makes the amounts the same that may differ.
+func sameResources(now, was []corev1.Container) {
+	for i := range now {
+		if len(now) == len(was) && now[i].Name == was[i].Name {
+			now[i].Resources = was[i].Resources
+		}
+	}
 }

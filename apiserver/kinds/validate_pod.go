@@ -16,8 +16,8 @@ import (
 // validatePodCreate checks a new pod.
 //
 // Upstream: pkg/apis/core/validation/validation.go, ValidatePodCreate.
-// Left out: checks of rarely used volume types, of Windows and of seccomp and AppArmor profiles, of device claims, of images as volumes, of
-// block devices, resize policies, restart rules, user namespaces, hostnameOverride, matchFields.
+// Left out: checks of rarely used volume types, of Windows, of device claims, of images as volumes, of block devices, resize policies, restart
+// rules, user namespaces, hostnameOverride.
 func validatePodCreate(pod *corev1.Pod) field.ErrorList {
 	c := checks{errs: validatePod(pod)}
 	if len(pod.Spec.EphemeralContainers) > 0 {
@@ -136,6 +136,7 @@ func validatePodSpec(s *corev1.PodSpec, pod *corev1.Pod, at *field.Path) field.E
 	if s.PreemptionPolicy != nil {
 		oneOf(&c, *s.PreemptionPolicy, at.Child("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)
 	}
+	c.resources(&corev1.ResourceRequirements{Limits: s.Overhead}, at.Child("overhead"), c.containerResource)
 	if s.OS != nil && c.required(string(s.OS.Name), at.Child("os", "name"), "") {
 		supported(&c, s.OS.Name, at.Child("os"), corev1.Linux, corev1.Windows)
 	}

@@ -24,8 +24,9 @@ var (
 		[]corev1.ResourceName{corev1.ResourceRequestsStorage, corev1.ResourceRequestsEphemeralStorage, corev1.ResourceLimitsEphemeralStorage})
 )
 
-// resourceName checks the name of a resource; alone also that it is one of a list.
-func (c *checks) resourceName(name corev1.ResourceName, at *field.Path, of string, known []corev1.ResourceName) {
+// resourceName checks the name of a resource, and reports whether it is one at all; known are those of our own that it may be, nil for any.
+func (c *checks) resourceName(name corev1.ResourceName, at *field.Path, of string, known []corev1.ResourceName) bool {
+	before := len(c.errs)
 	huge := strings.HasPrefix(strings.TrimPrefix(string(name), corev1.DefaultResourceRequestsPrefix), corev1.ResourceHugePagesPrefix)
 	own := !strings.Contains(string(name), "/") && !huge
 	if messages := utilvalidation.IsQualifiedName(string(name)); len(messages) > 0 {
@@ -33,9 +34,11 @@ func (c *checks) resourceName(name corev1.ResourceName, at *field.Path, of strin
 	} else if own && name != corev1.ResourceStorage && !slices.Contains(quotaResources, name) {
 		c.add(field.Invalid(at, name, "must be a standard resource type or fully qualified"))
 	}
+	is := len(c.errs) == before
 	if known != nil && own && !slices.Contains(known, name) {
 		c.add(field.Invalid(at, name, "must be a standard resource for "+of))
 	}
+	return is
 }
 
 // amount refuses less than nothing, and parts of what is counted.

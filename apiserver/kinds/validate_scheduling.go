@@ -113,6 +113,22 @@ func (c *checks) nodeTerm(t *corev1.NodeSelectorTerm, at *field.Path, values boo
 			}
 		}
 	}
+	for i, r := range t.MatchFields {
+		at := at.Child("matchFields").Index(i)
+		switch {
+		case r.Operator != corev1.NodeSelectorOpIn && r.Operator != corev1.NodeSelectorOpNotIn:
+			c.add(field.Invalid(at.Child("operator"), r.Operator, "not a valid selector operator"))
+		case len(r.Values) != 1:
+			c.add(field.Required(at.Child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"))
+		}
+		if r.Key != "metadata.name" {
+			c.add(field.Invalid(at.Child("key"), r.Key, "not a valid field selector key"))
+			continue
+		}
+		for j, name := range r.Values {
+			c.texts(name, at.Child("values").Index(j), subdomain(name))
+		}
+	}
 }
 
 // labelKeys looks at the keys of a pod's own labels that narrow a selector. By now they

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -78,25 +79,37 @@ func (c *checks) volume(v *corev1.VolumeSource, at *field.Path) {
 }
 
 // projected checks a volume of many sources.
-//
-// Left out: that their files do not meet.
 func (c *checks) projected(v *corev1.ProjectedVolumeSource, at *field.Path) {
+	taken, all := sets.New[string](), at
+	take := func(path, who string) { // a token's does not count
+		if path != "" && taken.Has(path) {
+			c.add(field.Invalid(all, who, "conflicting duplicate paths"))
+		}
+		taken.Insert(path)
+	}
 	for i, s := range v.Sources {
-		all, at, sources := at, at.Child("sources").Index(i), 0
+		at, sources := at.Child("sources").Index(i), 0
 		if s.Secret != nil {
 			sources++
 			c.required(s.Secret.Name, at.Child("secret", "name"), "")
 			c.files(s.Secret.Items, at.Child("secret"))
+			for _, item := range s.Secret.Items {
+				take(item.Path, s.Secret.Name)
+			}
 		}
 		if s.ConfigMap != nil {
 			sources++
 			c.required(s.ConfigMap.Name, at.Child("configMap", "name"), "")
 			c.files(s.ConfigMap.Items, at.Child("configMap"))
+			for _, item := range s.ConfigMap.Items {
+				take(item.Path, s.ConfigMap.Name)
+			}
 		}
 		if s.DownwardAPI != nil {
 			sources++
 			for j := range s.DownwardAPI.Items {
 				c.downward(&s.DownwardAPI.Items[j], at.Child("downwardAPI"))
+				take(s.DownwardAPI.Items[j].Path, s.DownwardAPI.Items[j].Path)
 			}
 		}
 		if token := s.ServiceAccountToken; token != nil {

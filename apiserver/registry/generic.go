@@ -112,7 +112,6 @@ func prepareForCreate(k *kinds.Kind, obj runtime.Object, m metav1.Object) {
 	if k.Sub("status") != nil && !k.KeepStatusOnCreate {
 		clearStatus(obj)
 	}
-	m.SetGeneration(0)
 	if k.Generation {
 		m.SetGeneration(1)
 	}
@@ -139,7 +138,7 @@ func prepareForUpdate(ctx context.Context, k *kinds.Kind, sub *kinds.Subresource
 }
 
 // anyFinalizer are the groups whose kinds, as custom ones, may have finalizers without a domain: a CustomResourceDefinition has one.
-var anyFinalizer = []string{"admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "coordination.k8s.io"}
+var anyFinalizer = []string{"admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "coordination.k8s.io", "node.k8s.io", "policy"}
 
 func validateMeta(k *kinds.Kind, m metav1.Object) field.ErrorList {
 	name := k.ValidateName

@@ -308,8 +308,12 @@ func (r *Resource) prepareUpdate(ctx context.Context, obj, old runtime.Object, m
 	k := r.Kind
 	m.SetUID(om.GetUID())
 	m.SetCreationTimestamp(om.GetCreationTimestamp())
-	m.SetDeletionTimestamp(om.GetDeletionTimestamp())
-	m.SetDeletionGracePeriodSeconds(om.GetDeletionGracePeriodSeconds())
+	if om.GetDeletionTimestamp() != nil { // else validation refuses what the client says
+		m.SetDeletionTimestamp(om.GetDeletionTimestamp())
+	}
+	if m.GetDeletionGracePeriodSeconds() == nil {
+		m.SetDeletionGracePeriodSeconds(om.GetDeletionGracePeriodSeconds())
+	}
 	m.SetGeneration(om.GetGeneration())
 	m.SetSelfLink("")
 	if m.GetName() == "" {
@@ -344,7 +348,9 @@ func (r *Resource) prepareUpdate(ctx context.Context, obj, old runtime.Object, m
 		done(false)
 		return nil, apierrors.NewInvalid(k.GK(), m.GetName(), errs)
 	}
-	r.warn(ctx, obj, old)
+	if o.Subresource == nil {
+		r.warn(ctx, obj, old)
+	}
 	return done, nil
 }
 

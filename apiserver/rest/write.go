@@ -143,7 +143,7 @@ func (q *request) fits(obj runtime.Object, withName bool) error {
 	case q.kind.Namespaced && ns == "":
 		m.SetNamespace(q.Namespace)
 	case !q.kind.Namespaced && ns != "":
-		// Left as it is: validation says "not allowed on this type".
+		m.SetNamespace("")
 	case q.kind.Namespaced && ns != q.Namespace:
 		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	}
@@ -152,7 +152,7 @@ func (q *request) fits(obj runtime.Object, withName bool) error {
 	}
 	switch name := m.GetName(); {
 	case name == "":
-		m.SetName(q.Name)
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", q.Name))
 	case name != q.Name:
 		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", name, q.Name))
 	}

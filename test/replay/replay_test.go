@@ -95,11 +95,11 @@ func rewrite(t *testing.T, file string, exchanges []*exchange) {
 		}
 		out = append(out, lines[next:at]...)
 		next = at + len(e.answer)
-		code, body, _ := e.ask(t, c)
+		code, body, header := e.ask(t, c)
 		answer := describe(code, body)
 		switch {
 		case code < 300:
-			answer = []string{fmt.Sprint("=> ", code)}
+			answer = append([]string{fmt.Sprint("=> ", code)}, e.granted(t, header, body)...)
 		case strings.Count(strings.Join(answer, "\n"), "\ncause ") > 1:
 			answer[0] = "=> 422 Invalid {...}" // the message repeats the causes
 		}
@@ -163,7 +163,7 @@ func (e *exchange) granted(t *testing.T, header http.Header, data []byte) []stri
 	for _, line := range e.answer[1:] {
 		if rest, ok := strings.CutPrefix(line, "header "); ok {
 			name, _, _ := strings.Cut(rest, ": ")
-			got = append(got, "header "+name+": "+header.Get(name))
+			got = append(got, "header "+name+": "+strings.Join(header.Values(name), ", "))
 		}
 	}
 	switch {
