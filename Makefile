@@ -14,7 +14,7 @@ GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVe
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools metrics-server upstream helm image test test-unit race simulate sim-1000 fuzz e2e swap-nodes reliability compare-controllers compare-scheduler bench-scheduler bench-apiserver lint loc clean help
+.PHONY: up down build tools metrics-server upstream helm image test test-unit race simulate sim-1000 fuzz e2e swap-nodes reliability compare-controllers compare-apiserver compare-scheduler bench-scheduler bench-apiserver lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -117,6 +117,9 @@ reliability: ## kill the API server 200 times, follow 100,000 writes through res
 
 compare-controllers: build upstream ## our controllers beside upstream's through the same scripts; the differences (about five minutes)
 	@go test ./test/compare -count 1 -timeout 45m -v -compare -whole
+
+compare-apiserver: build upstream ## our API server beside upstream's on each field of each kind with wrong values; a table, and bin/differences.txt (about ten minutes)
+	@go test ./test/parity -count 1 -timeout 60m -v -differences $(CURDIR)/bin/differences.txt
 
 compare-scheduler: build upstream ## our scheduler beside upstream's on SEEDS random clusters; the differences (200: about three minutes)
 	@go test ./test/placement -count 1 -timeout 60m -v $(if $(SEED),-seed $(SEED) -seeds 1,-seeds $(SEEDS))
