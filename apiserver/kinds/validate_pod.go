@@ -180,7 +180,6 @@ const podMayChange = "pod updates may not change fields other than `spec.contain
 // validatePodUpdate checks that nothing changed in a pod but what a running pod can follow.
 //
 // Upstream: pkg/apis/core/validation/validation.go, ValidatePodUpdate.
-// Left out: that the affinity of a gated pod is only narrowed.
 func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 	c := checks{errs: validatePod(pod)}
 	for _, list := range []struct {
@@ -242,7 +241,9 @@ func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 				break
 			}
 		}
-		same.NodeSelector, same.Affinity = old.Spec.NodeSelector, old.Spec.Affinity
+		same.NodeSelector = old.Spec.NodeSelector
+		c.narrowed(pod.Spec.Affinity, old.Spec.Affinity)
+		sameNodeAffinity(same, &old.Spec)
 	}
 	if !equal(*same, old.Spec) {
 		c.add(field.Forbidden(specPath, podMayChange+"\n"+diff.Diff(old.Spec, *same)))

@@ -208,3 +208,31 @@ func (c *checks) spread(constraints []corev1.TopologySpreadConstraint, at *field
 		c.selector(t.LabelSelector, at.Child("labelSelector"))
 	}
 }
+
+// narrowed refuses nodes that the terms of before did not allow.
+//
+// Upstream: pkg/apis/core/validation/validation.go, validateNodeAffinityMutation.
+func (c *checks) narrowed(now, was *corev1.Affinity) {
+	terms := func(a *corev1.Affinity) []corev1.NodeSelectorTerm {
+		if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+			return nil
+		}
+		return a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	}
+	at := specPath.Child("affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
+	before, after := terms(was), terms(now)
+	if len(before) > 0 && len(before) != len(after) {
+		c.add(field.Invalid(at, after, "no additions/deletions to non-empty NodeSelectorTerms list are allowed"))
+		return
+	}
+	begins := func(now, was []corev1.NodeSelectorRequirement) bool {
+		return len(now) >= len(was) && equal(now[:len(was)], was)
+	}
+	for i, t := range before {
+		n := after[i]
+		none := len(t.MatchExpressions)+len(t.MatchFields) == 0 // such a term matches no node, and must go on so
+		if none && len(n.MatchExpressions)+len(n.MatchFields) > 0 || !begins(n.MatchExpressions, t.MatchExpressions) || !begins(n.MatchFields, t.MatchFields) {
+			c.add(field.Invalid(at.Index(i), n, "only additions are allowed (no mutations or deletions)"))
+		}
+	}
+}
