@@ -376,23 +376,6 @@ func suspended(job *batchv1.Job) bool {
 	return job.Spec.Suspend != nil && *job.Spec.Suspend && (job.Status.StartTime == nil || said) && job.Status.Active == 0
 }
 
-// sameNodeAffinity makes the affinity to nodes the same; an affinity that consists of nothing else is none.
-func sameNodeAffinity(now, was *corev1.PodSpec) {
-	var before *corev1.NodeAffinity
-	if was.Affinity != nil {
-		before = was.Affinity.NodeAffinity
-	}
-	if now.Affinity == nil && before != nil {
-		now.Affinity = &corev1.Affinity{}
-	}
-	if now.Affinity != nil {
-		now.Affinity.NodeAffinity = before
-		if was.Affinity == nil && *now.Affinity == (corev1.Affinity{}) {
-			now.Affinity = nil
-		}
-	}
-}
-
 // sameResources makes the amounts the same that may differ.
 func sameResources(now, was []corev1.Container) {
 	for i := range now {

@@ -236,3 +236,20 @@ func (c *checks) narrowed(now, was *corev1.Affinity) {
 		}
 	}
 }
+
+// sameNodeAffinity makes the affinity to nodes the same; an affinity that consists of nothing else is none.
+func sameNodeAffinity(now, was *corev1.PodSpec) {
+	var before *corev1.NodeAffinity
+	if was.Affinity != nil {
+		before = was.Affinity.NodeAffinity
+	}
+	if now.Affinity == nil && before != nil {
+		now.Affinity = &corev1.Affinity{}
+	}
+	if now.Affinity != nil {
+		now.Affinity.NodeAffinity = before
+		if was.Affinity == nil && *now.Affinity == (corev1.Affinity{}) {
+			now.Affinity = nil
+		}
+	}
+}
