@@ -4,13 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"orrery/test/pipes"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,38 +76,13 @@ func (s *scriptedServer) seen() []string {
 	return slices.Clone(s.requests)
 }
 
-type pipeListener struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
-
 // serve runs a server until stop, and returns a client of it.
 func serve(t *testing.T, h http.Handler) (c *Client, stop func()) {
-	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	l := pipes.Listen()
 	server := &http.Server{Handler: h}
 	var wg sync.WaitGroup
 	wg.Go(func() { server.Serve(l) })
-	c, err := New(Config{Host: "http://server", Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		ours, theirs := net.Pipe()
-		select {
-		case l.conns <- theirs:
-			return ours, nil
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}})
+	c, err := New(Config{Host: "http://server", Dial: l.Dial})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -21,9 +20,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"orrery/apiserver"
-	"orrery/apiserver/store/memory"
 	"orrery/client"
+	"orrery/test/cluster"
 )
 
 // fakeRuntime is a container runtime in memory. Containers run for ever unless
@@ -365,71 +363,23 @@ type node struct {
 	tune    func(*Config)
 }
 
-type pipes struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	}
-}
-func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
-func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	ours, theirs := net.Pipe()
-	select {
-	case p.conns <- theirs:
-		return ours, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
 // onNode runs f in a bubble with a node that is up.
 func onNode(t *testing.T, tune func(*Config), f func(n *node)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-		server, err := apiserver.New(apiserver.Config{
-			Store: memory.New(), Version: "v1.36.3+test", Listener: l, AllowAll: true,
-			ServiceCIDR: netip.MustParsePrefix("10.96.0.0/12"), FirstNodePort: 30000, LastNodePort: 32767,
-			AdvertiseAddress: netip.MustParseAddr("172.30.0.2"), SecurePort: 6443, Log: slog.New(slog.DiscardHandler),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := &node{t: t, ctx: ctx, runtime: newFakeRuntime(), dir: dir, tune: tune, began: time.Now(),
-			config: client.Config{Host: "http://apiserver", Dial: l.dial, UserAgent: "kubelet/test"}}
+		server := cluster.Start(t)
+		n := &node{t: t, ctx: ctx, runtime: newFakeRuntime(), dir: dir, tune: tune, began: time.Now(), config: server.Config}
+		var err error
 		if n.api, err = client.New(n.config); err != nil {
 			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			if err := server.Run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-		for { // the server makes its first namespaces while it serves already
-			if _, err := client.For[*corev1.Namespace](n.api).Get(ctx, "", "default"); err == nil {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
 		}
 		n.start()
 		defer func() {
 			n.stop()
 			cancel()
 			n.api.Close()
-			wg.Wait()
+			server.Stop()
 		}()
 		n.settle(3 * time.Second)
 		f(n)

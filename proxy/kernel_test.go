@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"orrery/test/netns"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
@@ -20,7 +22,7 @@ import (
 // install puts rules into the kernel of a namespace.
 func install(t *testing.T, ns string, r Ruleset) {
 	t.Helper()
-	within(t, ns, func() {
+	netns.Within(t, ns, func() {
 		if err := r.apply(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -76,7 +78,7 @@ func TestTheRulesAreThoseOfUpstreamForTheSameServices(t *testing.T) {
 	ns := newNetns(t, "n")
 	services, endpointSlices := recorded()
 	o := options()
-	within(t, ns, func() { o.Counters = makeCounters(slog.New(slog.DiscardHandler)) })
+	netns.Within(t, ns, func() { o.Counters = makeCounters(slog.New(slog.DiscardHandler)) })
 	t.Log("the kernel has nfacct:", o.Counters)
 	install(t, ns, Compute(services, endpointSlices, o))
 	data, err := os.ReadFile("testdata/kubeadm-v1.36.3.rules")
@@ -121,7 +123,7 @@ func TestCleanupRemovesEverythingOfOursAndOnlyThat(t *testing.T) {
 	services, endpointSlices := recorded()
 	install(t, ns, Compute(services, endpointSlices, options()))
 	for range 2 {
-		within(t, ns, func() {
+		netns.Within(t, ns, func() {
 			if err := Cleanup(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -250,7 +252,7 @@ func TestAUDPClientIsMovedWhenItsPodGoes(t *testing.T) {
 	with(podIPs[0])
 	var conn net.Conn
 	var err error
-	within(t, c.node, func() { conn, err = net.Dial("udp", "10.96.0.10:53") })
+	netns.Within(t, c.node, func() { conn, err = net.Dial("udp", "10.96.0.10:53") })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +264,7 @@ func TestAUDPClientIsMovedWhenItsPodGoes(t *testing.T) {
 	if said, err := exchange(conn); err != nil || said != podIPs[0] {
 		t.Fatalf("%q, %v: the kernel no longer remembers conversations, and this test shows nothing", said, err)
 	}
-	within(t, c.node, func() {
+	netns.Within(t, c.node, func() {
 		if err := forgetStale(ports); err != nil {
 			t.Error(err)
 		}
@@ -277,7 +279,7 @@ func TestALoadBalancerLearnsWhichNodeHasEndpoints(t *testing.T) {
 	h := &health{timeout: time.Minute, log: slog.Default(), servers: map[int32]*http.Server{}}
 	defer h.close()
 	ask := func() (code int, weight, body string) {
-		within(t, ns, func() {
+		netns.Within(t, ns, func() {
 			// The transport dials on another thread, which is not in the namespace.
 			conn, err := net.Dial("tcp", "127.0.0.1:32000")
 			if err != nil {
@@ -301,7 +303,7 @@ func TestALoadBalancerLearnsWhichNodeHasEndpoints(t *testing.T) {
 			s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal, 32000
 		})
 		ports := servicePorts([]*corev1.Service{s}, []*discoveryv1.EndpointSlice{slice("ns", "lb", "p", 80, endpoints...)})
-		within(t, ns, func() { h.setServices(ports, "w2") })
+		netns.Within(t, ns, func() { h.setServices(ports, "w2") })
 	}
 	set(on("w2", "10.244.1.2", "10.244.1.3")...)
 	want := `{"localEndpoints":2,"service":{"name":"lb","namespace":"ns"},"serviceProxyHealthy":true}` + "\n"
@@ -312,7 +314,7 @@ func TestALoadBalancerLearnsWhichNodeHasEndpoints(t *testing.T) {
 	if code, weight, _ := ask(); code != 503 || weight != "0" {
 		t.Errorf("with none: %d, weight %s", code, weight)
 	}
-	within(t, ns, func() { h.setServices(nil, "w2") })
+	netns.Within(t, ns, func() { h.setServices(nil, "w2") })
 	if code, _, _ := ask(); code != 0 {
 		t.Error("the port of a deleted Service still answers")
 	}

@@ -5,12 +5,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
+	"orrery/test/netns"
 )
 
 func sh(t *testing.T, args ...string) string {
@@ -33,30 +32,6 @@ func newNetns(t *testing.T, label string) string {
 	t.Cleanup(func() { sh(t, "ip", "netns", "del", name) })
 	sh(t, "ip", "-n", name, "link", "set", "lo", "up")
 	return name
-}
-
-// within runs f on a thread of its own inside a network namespace. Sockets that
-// f opens and programs that it runs stay there; the thread is thrown away.
-func within(t *testing.T, name string, f func()) {
-	t.Helper()
-	done := make(chan error, 1)
-	go func() {
-		defer close(done) // also when f ends the goroutine with Fatal
-		runtime.LockOSThread()
-		ns, err := netns.GetFromName(name)
-		if err == nil {
-			err = netns.Set(ns)
-			ns.Close()
-		}
-		if err != nil {
-			done <- err
-			return
-		}
-		f()
-	}()
-	if err := <-done; err != nil {
-		t.Fatalf("entering %s: %v", name, err)
-	}
 }
 
 // cluster is a node with two pods and a client outside, each in a namespace.
@@ -100,7 +75,7 @@ func newCluster(t *testing.T) *cluster {
 func serveIn(t *testing.T, ns, network, address, name string) {
 	t.Helper()
 	var err error
-	within(t, ns, func() {
+	netns.Within(t, ns, func() {
 		if network == "udp" {
 			var conn net.PacketConn
 			if conn, err = net.ListenPacket("udp", address); err == nil {
@@ -146,7 +121,7 @@ func answerUDP(conn net.PacketConn, name string) {
 // get connects from a namespace and returns what the server says.
 func get(t *testing.T, ns, address string) (said string, err error) {
 	t.Helper()
-	within(t, ns, func() {
+	netns.Within(t, ns, func() {
 		var conn net.Conn
 		if conn, err = net.DialTimeout("tcp", address, 5*time.Second); err != nil {
 			return

@@ -7,11 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netns"
+	"orrery/test/netns"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -52,24 +52,7 @@ func onNode(t *testing.T, f func()) {
 	sh(t, "ip", "-n", name, "link", "set", "eth1", "up")
 	sh(t, "ip", "-n", name, "addr", "add", "172.30.99.2/24", "dev", "eth0")
 	sh(t, "ip", "-n", name, "link", "set", "eth0", "up")
-	done := make(chan error, 1)
-	go func() {
-		defer close(done) // also when f ends the goroutine with Fatal
-		runtime.LockOSThread()
-		ns, err := netns.GetFromName(name)
-		if err == nil {
-			err = netns.Set(ns)
-			ns.Close()
-		}
-		if err != nil {
-			done <- err
-			return
-		}
-		f()
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	netns.Within(t, name, f)
 }
 
 func newDaemon(t *testing.T) *Daemon {

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"orrery/test/netns"
+
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 )
@@ -301,7 +303,7 @@ func TestAHostPortLeadsToThePod(t *testing.T) {
 }
 
 func dial(t *testing.T, ns, address string) (conn net.Conn, err error) {
-	within(t, ns, func() { conn, err = net.DialTimeout("tcp", address, 5*time.Second) })
+	netns.Within(t, ns, func() { conn, err = net.DialTimeout("tcp", address, 5*time.Second) })
 	return conn, err
 }
 
@@ -310,7 +312,7 @@ func serve(t *testing.T, ns, address string) string {
 	t.Helper()
 	var l net.Listener
 	var err error
-	within(t, ns, func() { l, err = net.Listen("tcp", address) })
+	netns.Within(t, ns, func() { l, err = net.Listen("tcp", address) })
 	if err != nil {
 		t.Fatal(err)
 	}

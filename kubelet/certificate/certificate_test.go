@@ -10,8 +10,6 @@ import (
 	"encoding/pem"
 	"log/slog"
 	"math/big"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -23,38 +21,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"orrery/apiserver"
-	"orrery/apiserver/store/memory"
 	"orrery/client"
+	"orrery/test/cluster"
 )
-
-type pipes struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	}
-}
-func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
-func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	ours, theirs := net.Pipe()
-	select {
-	case p.conns <- theirs:
-		return ours, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
 
 // authority signs requests as the controller manager does.
 type authority struct {
@@ -109,20 +78,9 @@ func TestBootstrapAndRenewal(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-		server, err := apiserver.New(apiserver.Config{Store: memory.New(), Version: "v1.36.3+test", Listener: l, AllowAll: true,
-			ServiceCIDR: netip.MustParsePrefix("10.96.0.0/12"), FirstNodePort: 30000, LastNodePort: 32767,
-			AdvertiseAddress: netip.MustParseAddr("172.30.0.2"), SecurePort: 6443, Log: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			t.Fatal(err)
-		}
+		server := cluster.Start(t)
 		var wg sync.WaitGroup
-		wg.Go(func() {
-			if err := server.Run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-		c, err := client.New(client.Config{Host: "http://apiserver", Dial: l.dial})
+		c, err := client.New(server.Config)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,6 +88,7 @@ func TestBootstrapAndRenewal(t *testing.T) {
 			cancel()
 			c.Close()
 			wg.Wait()
+			server.Stop()
 		}()
 
 		opts := Options{Kubeconfig: filepath.Join(dir, "kubelet.conf"), Bootstrap: bootstrap, Dir: filepath.Join(dir, "pki"), NodeName: "w1", Rotate: true}
@@ -138,7 +97,7 @@ func TestBootstrapAndRenewal(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.log = slog.New(slog.DiscardHandler)
-		m.first.Dial, m.config.Dial = l.dial, l.dial
+		m.first.Dial, m.config.Dial = server.Config.Dial, server.Config.Dial
 		wg.Go(func() {
 			if err := m.Run(ctx); err != nil {
 				t.Error(err)

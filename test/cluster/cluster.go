@@ -15,10 +15,8 @@ package cluster
 import (
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,6 +25,7 @@ import (
 	"orrery/apiserver/store/memory"
 	"orrery/client"
 	"orrery/client/timing"
+	"orrery/test/pipes"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -51,7 +50,7 @@ type Cluster struct {
 	Server *apiserver.Server
 	Store  store.Store
 
-	listener *pipes
+	listener *pipes.Listener
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -66,7 +65,7 @@ func StartWith(t testing.TB, o Options) *Cluster {
 	if o.Store == nil {
 		o.Store = memory.New()
 	}
-	c := &Cluster{Store: o.Store, listener: newPipes(), done: make(chan struct{})}
+	c := &Cluster{Store: o.Store, listener: pipes.Listen(), done: make(chan struct{})}
 	config := apiserver.Config{
 		Store: o.Store, Version: "v1.36.3+test", Log: slog.New(slog.DiscardHandler), Listener: c.listener, AllowAll: true, Bare: o.Bare,
 		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/12"), AdvertiseAddress: netip.MustParseAddr("172.30.0.2"), SecurePort: 6443,
@@ -80,7 +79,7 @@ func StartWith(t testing.TB, o Options) *Cluster {
 		t.Fatal(err)
 	}
 	c.Server = server
-	c.Config = client.Config{Host: Host, UserAgent: "test/cluster", Dial: c.listener.dial}
+	c.Config = client.Config{Host: Host, UserAgent: "test/cluster", Dial: c.listener.Dial}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
 	go func() {
@@ -118,52 +117,5 @@ func (c *Cluster) Stop() {
 
 // Transport speaks HTTP to the server, for clients that are not ours.
 func (c *Cluster) Transport() *http.Transport {
-	return &http.Transport{DialContext: c.listener.dial}
+	return &http.Transport{DialContext: c.listener.Dial}
 }
-
-// pipes is a net.Listener without a network.
-type pipes struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func newPipes() *pipes {
-	return &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
-}
-
-func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	ours, theirs := net.Pipe()
-	select {
-	case p.conns <- theirs:
-		return ours, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// Accept implements net.Listener.
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (p *pipes) Close() error {
-	p.once.Do(func() { close(p.closed) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (p *pipes) Addr() net.Addr { return addr{} }
-
-type addr struct{}
-
-func (addr) Network() string { return "pipe" }
-func (addr) String() string  { return "apiserver.test:80" }

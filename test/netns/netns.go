@@ -1,4 +1,5 @@
-package plugin
+// Package netns lets tests act inside network namespaces.
+package netns
 
 import (
 	"runtime"
@@ -7,9 +8,10 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// within runs f on a thread of its own inside a named network namespace; a
-// socket that f opens stays there. The thread is thrown away afterwards.
-func within(t *testing.T, name string, f func()) {
+// Within runs f on a thread of its own inside a named network namespace: sockets
+// that f opens and programs that it runs stay there. The thread is thrown away
+// afterwards. f may end the test.
+func Within(t testing.TB, name string, f func()) {
 	t.Helper()
 	done := make(chan error, 1)
 	go func() {
