@@ -15,6 +15,7 @@ import (
 	"orrery/apiserver/store/memory"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -84,6 +85,37 @@ func TestWhatWasWrittenIsReadAtOnce(t *testing.T) {
 	l, err := res.List(t.Context(), ListOptions{Revision: -1})
 	if err != nil || len(l.Items) != 50 {
 		t.Errorf("listed %d, %v", len(l.Items), err)
+	}
+}
+
+// Protobuf does not tell an empty list from none; an answer that did would be another object than a reader finds.
+func TestAWriteAnswersWithWhatAReaderFinds(t *testing.T) {
+	r, _, _ := newRegistry(t)
+	roles := r.For(r.table.Stored(schema.GroupResource{Group: "rbac.authorization.k8s.io", Resource: "roles"}))
+	role := func(name string) *rbacv1.Role {
+		return &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: []rbacv1.PolicyRule{}}
+	}
+	for _, dryRun := range []bool{true, false} {
+		obj, err := roles.Create(t.Context(), "default", role("r"), WriteOptions{DryRun: dryRun})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if made := obj.(*rbacv1.Role); made.Rules != nil || (made.ResourceVersion == "") != dryRun {
+			t.Errorf("dry run %v: made %+v", dryRun, made)
+		}
+	}
+	for _, dryRun := range []bool{true, false} {
+		obj, _, err := roles.Update(t.Context(), "default", "r", func(_ context.Context, old runtime.Object) (runtime.Object, error) {
+			next := old.DeepCopyObject().(*rbacv1.Role)
+			next.Labels, next.Rules = map[string]string{"a": "b"}, []rbacv1.PolicyRule{}
+			return next, nil
+		}, WriteOptions{DryRun: dryRun})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now := obj.(*rbacv1.Role); now.Rules != nil || now.Labels["a"] != "b" || now.ResourceVersion == "" {
+			t.Errorf("dry run %v: changed to %+v", dryRun, now)
+		}
 	}
 }
 
