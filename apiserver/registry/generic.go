@@ -108,35 +108,6 @@ func sameDesired(obj, old runtime.Object) bool {
 	return same
 }
 
-// hasEmpty reports whether a value holds a list or a map that is there and has nothing in it.
-func hasEmpty(v reflect.Value) bool {
-	switch v.Kind() {
-	case reflect.Pointer:
-		return !v.IsNil() && hasEmpty(v.Elem())
-	case reflect.Map:
-		return !v.IsNil() && v.Len() == 0
-	case reflect.Slice:
-		if v.Len() == 0 {
-			return !v.IsNil()
-		}
-		if k := v.Type().Elem().Kind(); k != reflect.Struct && k != reflect.Pointer {
-			return false
-		}
-		for i := range v.Len() {
-			if hasEmpty(v.Index(i)) {
-				return true
-			}
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			if v.Type().Field(i).IsExported() && hasEmpty(v.Field(i)) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 func prepareForCreate(k *kinds.Kind, obj runtime.Object, m metav1.Object) {
 	if k.Sub("status") != nil && !k.KeepStatusOnCreate {
 		clearStatus(obj)

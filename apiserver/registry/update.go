@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"strconv"
 
 	"orrery/apiserver/kinds"
@@ -126,7 +125,7 @@ func (r *Resource) createOnce(ctx context.Context, namespace string, obj runtime
 
 // stored is the object as a reader would find it: protobuf does not tell an empty list from none.
 func stored(k *kinds.Kind, obj runtime.Object, value []byte, resourceVersion string) (runtime.Object, error) {
-	if k.Custom == nil && !k.JSON && hasEmpty(reflect.ValueOf(obj)) { // seldom: decoding all would cost a twentieth of a create
+	if k.Custom == nil && !k.JSON {
 		var err error
 		if obj, err = Decode(k, value, 0); err != nil {
 			return nil, apierrors.NewInternalError(err)
