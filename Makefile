@@ -118,7 +118,7 @@ reliability: ## kill the API server 200 times, follow 100,000 writes through res
 compare-controllers: build upstream ## our controllers beside upstream's through the same scripts; the differences (about five minutes)
 	@go test ./test/compare -count 1 -timeout 45m -v -compare -whole
 
-compare-apiserver: build upstream ## our API server beside upstream's on each field of each kind with wrong values; a table, and bin/differences.txt (about ten minutes)
+compare-apiserver: build upstream ## our API server beside upstream's on each field of each kind with wrong values; a table, and bin/differences.txt (about six minutes)
 	@go test ./test/parity -count 1 -timeout 60m -v -differences $(CURDIR)/bin/differences.txt
 
 compare-scheduler: build upstream ## our scheduler beside upstream's on SEEDS random clusters; the differences (200: about three minutes)

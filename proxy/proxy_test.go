@@ -78,7 +78,7 @@ func started(t *testing.T, test func(*apiServer, *Proxy, *fakeKernel)) {
 		kernel := &fakeKernel{began: time.Now()}
 		p.kernel = kernel
 		ctx, cancel := context.WithCancel(t.Context())
-		go server.server.Serve(server)
+		go server.server.Serve(server.listener)
 		done := make(chan error)
 		go func() { done <- p.Run(ctx) }()
 		synctest.Wait()
@@ -136,7 +136,7 @@ func TestAChangeIsInTheRulesAtOnceAndManyTogetherWithinASecond(t *testing.T) {
 func TestWithoutTheAPIServerTheRulesStay(t *testing.T) {
 	started(t, func(server *apiServer, p *Proxy, kernel *fakeKernel) {
 		server.server.Close()
-		server.Close()
+		server.listener.Close()
 		time.Sleep(10 * time.Minute)
 		puts := kernel.given()
 		if len(puts) < 2 {

@@ -1,32 +1,28 @@
 package proxy
 
 import (
-	"context"
 	"encoding/json"
-	"net"
 	"net/http"
 	"strings"
-	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"orrery/client"
+	"orrery/test/pipes"
 )
 
 // apiServer answers lists and one watch for each collection, over pipes, so
 // that it can run inside a synctest bubble.
 type apiServer struct {
-	server http.Server
-	pipes  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-	lists  map[string]runtime.Object // by the last part of the path
-	events map[string]chan metav1.WatchEvent
+	server   http.Server
+	listener *pipes.Listener
+	lists    map[string]runtime.Object // by the last part of the path
+	events   map[string]chan metav1.WatchEvent
 }
 
 func newAPIServer(lists map[string]runtime.Object) *apiServer {
-	s := &apiServer{pipes: make(chan net.Conn), closed: make(chan struct{}), lists: lists, events: map[string]chan metav1.WatchEvent{}}
+	s := &apiServer{listener: pipes.Listen(), lists: lists, events: map[string]chan metav1.WatchEvent{}}
 	for name := range lists {
 		s.events[name] = make(chan metav1.WatchEvent)
 	}
@@ -34,36 +30,9 @@ func newAPIServer(lists map[string]runtime.Object) *apiServer {
 	return s
 }
 
-// Accept, Close and Addr make it a net.Listener.
-func (s *apiServer) Accept() (net.Conn, error) {
-	select {
-	case c := <-s.pipes:
-		return c, nil
-	case <-s.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (s *apiServer) Close() error {
-	s.once.Do(func() { close(s.closed) })
-	return nil
-}
-
-func (s *apiServer) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
-
 // client makes a client of the server.
 func (s *apiServer) client() (*client.Client, error) {
-	return client.New(client.Config{Host: "http://server", Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		near, far := net.Pipe()
-		select {
-		case s.pipes <- far:
-			return near, nil
-		case <-s.closed:
-			return nil, net.ErrClosed
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}})
+	return client.New(client.Config{Host: "http://server", Dial: s.listener.Dial})
 }
 
 // send gives a watcher an event, once it listens.

@@ -137,6 +137,7 @@ func (c *checks) securityContext(s *corev1.SecurityContext, at *field.Path, host
 	c.appArmor(s.AppArmorProfile, at.Child("appArmorProfile"))
 }
 
+// Upstream: pkg/apis/core/validation/validation.go, validateSeccompProfileField.
 func (c *checks) seccomp(p *corev1.SeccompProfile, at *field.Path) {
 	if p == nil {
 		return
@@ -154,6 +155,8 @@ func (c *checks) seccomp(p *corev1.SeccompProfile, at *field.Path) {
 	}
 }
 
+// Upstream: pkg/apis/core/validation/validation.go, ValidateAppArmorProfileField.
+// Left out: how long its name may be.
 func (c *checks) appArmor(p *corev1.AppArmorProfile, at *field.Path) {
 	if p == nil || !c.required(string(p.Type), at.Child("type"), "type is required when appArmorProfile is set") {
 		return

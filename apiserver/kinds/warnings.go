@@ -48,17 +48,17 @@ var oldNodeLabels = map[string]string{
 	"node-role.kubernetes.io/master":                `use "node-role.kubernetes.io/control-plane" instead`,
 }
 
-// nodeLabel tells of an old label; format has the label and what is to be said of it.
-func (n *notices) nodeLabel(label string, at *field.Path, format string) {
+// nodeLabel tells of an old label; before is what comes before the text.
+func (n *notices) nodeLabel(label string, at *field.Path, before string) {
 	if text, ok := oldNodeLabels[label]; ok {
-		n.at(at, format, label, text)
+		n.at(at, "%s%s", before, text)
 	}
 }
 
 func (n *notices) nodeTerms(terms []corev1.NodeSelectorTerm, at *field.Path) {
 	for i, t := range terms {
 		for j, r := range t.MatchExpressions {
-			n.nodeLabel(r.Key, at.Index(i).Child("matchExpressions").Index(j).Child("key"), "%s is %s")
+			n.nodeLabel(r.Key, at.Index(i).Child("matchExpressions").Index(j).Child("key"), r.Key+" is ")
 		}
 	}
 }
@@ -117,7 +117,11 @@ func warnWorkload[T any](obj, old *T) []string {
 		template(&o.Spec.Template, specPath.Child("template"))
 		at := specPath.Child("volumeClaimTemplates")
 		for i := range o.Spec.VolumeClaimTemplates {
-			n.claim(&o.Spec.VolumeClaimTemplates[i].Spec, at.Index(i))
+			at := at.Index(i)
+			if old != nil {
+				at = at.Child("Spec") // upstream's path differs so
+			}
+			n.claim(&o.Spec.VolumeClaimTemplates[i].Spec, at)
 		}
 		if l := o.Spec.RevisionHistoryLimit; l != nil && *l < 0 {
 			n.at(specPath.Child("revisionHistoryLimit"), "a negative value retains all historical revisions; a value >= 0 is recommended")
@@ -254,7 +258,7 @@ func warnStorageClass(sc, _ *storagev1.StorageClass) []string {
 	var n notices
 	for i, t := range sc.AllowedTopologies {
 		for j, r := range t.MatchLabelExpressions {
-			n.nodeLabel(r.Key, field.NewPath("allowedTopologies").Index(i).Child("matchLabelExpressions").Index(j).Child("key"), "%[2]s")
+			n.nodeLabel(r.Key, field.NewPath("allowedTopologies").Index(i).Child("matchLabelExpressions").Index(j).Child("key"), "")
 		}
 	}
 	return n
@@ -264,7 +268,7 @@ func warnRuntimeClass(rc, _ *nodev1.RuntimeClass) []string {
 	var n notices
 	if rc.Scheduling != nil {
 		for _, label := range sortedKeys(rc.Scheduling.NodeSelector) {
-			n.nodeLabel(label, field.NewPath("scheduling", "nodeSelector"), "%[2]s")
+			n.nodeLabel(label, field.NewPath("scheduling", "nodeSelector"), "")
 		}
 	}
 	return n

@@ -34,12 +34,12 @@ func (n *notices) pod(s *corev1.PodSpec, annotations map[string]string, at *fiel
 	}
 	spec := at.Child("spec")
 	for _, label := range sortedKeys(s.NodeSelector) {
-		n.nodeLabel(label, spec.Child("nodeSelector").Key(label), "%[2]s")
+		n.nodeLabel(label, spec.Child("nodeSelector").Key(label), "")
 	}
 	n.affinity(s.Affinity, spec.Child("affinity"))
 	for i, t := range s.TopologySpreadConstraints {
 		at := spec.Child("topologySpreadConstraints").Index(i)
-		n.nodeLabel(t.TopologyKey, at.Child("topologyKey"), "%s is %s")
+		n.nodeLabel(t.TopologyKey, at.Child("topologyKey"), t.TopologyKey+" is ")
 		n.matchesNothing(t.LabelSelector, at)
 	}
 	notes("scheduler.alpha.kubernetes.io/critical-pod", `v1.16+; use the "priorityClassName"`)
@@ -123,7 +123,7 @@ func (n *notices) affinity(a *corev1.Affinity, at *field.Path) {
 	for i, p := range a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
 		at := at.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i).Child("preference", "matchExpressions")
 		for j, r := range p.Preference.MatchExpressions {
-			n.nodeLabel(r.Key, at.Index(j).Child("key"), "%s is %s")
+			n.nodeLabel(r.Key, at.Index(j).Child("key"), r.Key+" is ")
 			for k, value := range r.Values {
 				for _, why := range utilvalidation.IsValidLabelValue(value) {
 					n.at(at.Index(j).Child("values").Index(k), "%s is invalid, %s", value, why)

@@ -1,7 +1,8 @@
 // Package replay asks the API server what a cluster of v1.36.3 was asked while it
 // was recorded, and holds the answers against the recorded ones: of refusals code,
 // reason, message, details and causes, of the rest the whole body. The files
-// validation_*.txt are wrong manifests with the answers of upstream's server:
+// validation_*.txt are manifests that are wrong, or taken with a warning, with the
+// answers of upstream's server:
 //
 //	go test ./test/replay -run Manifests -record validation_core.txt
 //
