@@ -32,6 +32,8 @@ type exchange struct {
 	method, path, contentType, body string
 	code                            int
 	answer                          []string
+	// until: what was done before takes its time to show; it is asked again until the answer is the one of the file.
+	until bool
 }
 
 var record = flag.String("record", "", "file of testdata: write into it what upstream's server answers now")
@@ -144,12 +146,18 @@ func (e *exchange) ask(t *testing.T, c *peers.Cluster) (code int, body []byte, h
 
 func (e *exchange) run(t *testing.T, c *peers.Cluster) {
 	t.Helper()
-	code, data, header := e.ask(t, c)
-	got := describe(code, data)
-	if e.answer[0] == fmt.Sprint("=> ", e.code) { // what is granted, and what need not be looked at
-		got = append([]string{fmt.Sprint("=> ", code)}, e.granted(t, header, data)...)
+	answer := func() []string {
+		code, data, header := e.ask(t, c)
+		if e.answer[0] == fmt.Sprint("=> ", e.code) { // what is granted, and what need not be looked at
+			return append([]string{fmt.Sprint("=> ", code)}, e.granted(t, header, data)...)
+		}
+		return describe(code, data)
 	}
-	if !slices.EqualFunc(got, e.answer, matches) {
+	got, right := answer(), func(got []string) bool { return slices.EqualFunc(got, e.answer, matches) }
+	for end := time.Now().Add(10 * time.Second); e.until && !right(got) && time.Now().Before(end); got = answer() {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if !right(got) {
 		t.Errorf("line %d, %s: %s %s\ngot:\n\t%s\nwant:\n\t%s", e.line, e.title, e.method, e.path,
 			strings.Join(got, "\n\t"), strings.Join(e.answer, "\n\t"))
 	}
@@ -278,6 +286,8 @@ func read(t *testing.T, file string) []*exchange {
 			e.body += line
 		case strings.HasPrefix(line, "#"):
 			e.title = rest
+		case line == "until":
+			e.until = true
 		case word == "as":
 			e.user = rest
 		case word == "with":
