@@ -25,7 +25,7 @@ import (
 // Does: counts afresh when something changes that gives quota back, and every
 // five minutes.
 // Upstream: pkg/controller/resourcequota/resource_quota_controller.go, Controller.
-// Left out: scopes by priority class and by cross-namespace affinity.
+// Left out: quotas by device class and by volume attributes class.
 type quotas struct {
 	*client.Controller
 	client   *client.Client
@@ -106,7 +106,11 @@ func (c *quotas) reconcile(ctx context.Context, key string) (client.Result, erro
 
 // usage is how much of one resource the quota's namespace uses now.
 func (c *quotas) usage(ctx context.Context, q *corev1.ResourceQuota, name corev1.ResourceName) (n resource.Quantity, known bool, err error) {
-	if n, known = podUsage(name, filter(c.pods.ByIndex(byNamespace, q.Namespace), func(p *corev1.Pod) bool { return inScopes(q, p) })); known {
+	pods := c.pods.ByIndex(byNamespace, q.Namespace)
+	if name == "count/pods" {
+		return *resource.NewQuantity(int64(len(pods)), resource.DecimalSI), true, nil // those that have ended too
+	}
+	if n, known = podUsage(name, filter(pods, func(p *corev1.Pod) bool { return charged(p) && inScopes(q, p) })); known {
 		return n, true, nil
 	}
 	if n, known = serviceUsage(name, filter(c.services.List(), func(s *corev1.Service) bool { return s.Namespace == q.Namespace })); known {
@@ -143,41 +147,107 @@ func countedKind(name corev1.ResourceName) (schema.GroupResource, bool) {
 	return schema.GroupResource{}, false
 }
 
-// inScopes says whether a pod counts for a quota with these scopes.
-func inScopes(q *corev1.ResourceQuota, p *corev1.Pod) bool {
-	if podFinished(p) {
-		return false
-	}
-	bestEffort := true
-	for _, c := range append(slices.Clone(p.Spec.InitContainers), p.Spec.Containers...) {
-		if len(c.Resources.Requests)+len(c.Resources.Limits) > 0 {
-			bestEffort = false
+// charged says whether a pod takes anything of a quota still: one whose node does not answer is let go with the end of its grace period.
+//
+// Upstream: pkg/quota/v1/evaluator/core/pods.go, QuotaV1Pod.
+func charged(p *corev1.Pod) bool {
+	if p.DeletionTimestamp != nil && p.DeletionGracePeriodSeconds != nil {
+		grace := time.Duration(*p.DeletionGracePeriodSeconds) * time.Second
+		if time.Now().After(p.DeletionTimestamp.Add(grace)) {
+			return false
 		}
 	}
-	limited := p.Spec.ActiveDeadlineSeconds != nil && *p.Spec.ActiveDeadlineSeconds >= 0
+	return !podFinished(p)
+}
+
+// inScopes says whether a pod is of the sort that a quota is about.
+//
+// Upstream: pkg/quota/v1/evaluator/core/pods.go, podMatchesScopeFunc.
+func inScopes(q *corev1.ResourceQuota, p *corev1.Pod) bool {
 	for _, s := range q.Spec.Scopes {
-		switch {
-		case s == corev1.ResourceQuotaScopeBestEffort && !bestEffort, s == corev1.ResourceQuotaScopeNotBestEffort && bestEffort,
-			s == corev1.ResourceQuotaScopeTerminating && !limited, s == corev1.ResourceQuotaScopeNotTerminating && limited:
+		if !inScope(p, corev1.ScopedResourceSelectorRequirement{ScopeName: s, Operator: corev1.ScopeSelectorOpExists}) {
+			return false
+		}
+	}
+	if q.Spec.ScopeSelector != nil {
+		for _, r := range q.Spec.ScopeSelector.MatchExpressions {
+			if !inScope(p, r) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func inScope(p *corev1.Pod, r corev1.ScopedResourceSelectorRequirement) bool {
+	limited := p.Spec.ActiveDeadlineSeconds != nil && *p.Spec.ActiveDeadlineSeconds >= 0
+	switch r.ScopeName {
+	case corev1.ResourceQuotaScopeTerminating:
+		return limited
+	case corev1.ResourceQuotaScopeNotTerminating:
+		return !limited
+	case corev1.ResourceQuotaScopeBestEffort:
+		return bestEffort(p)
+	case corev1.ResourceQuotaScopeNotBestEffort:
+		return !bestEffort(p)
+	case corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
+		return looksElsewhere(p.Spec.Affinity)
+	case corev1.ResourceQuotaScopePriorityClass:
+		switch class := p.Spec.PriorityClassName; r.Operator {
+		case corev1.ScopeSelectorOpIn:
+			return slices.Contains(r.Values, class)
+		case corev1.ScopeSelectorOpNotIn:
+			return !slices.Contains(r.Values, class)
+		case corev1.ScopeSelectorOpDoesNotExist:
+			return class == ""
+		default:
+			return class != ""
+		}
+	}
+	return false
+}
+
+func bestEffort(p *corev1.Pod) bool {
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		if len(c.Resources.Requests)+len(c.Resources.Limits) > 0 {
 			return false
 		}
 	}
 	return true
 }
 
-// podUsage adds up pods.
+// looksElsewhere says whether an affinity is to pods of other namespaces.
+func looksElsewhere(a *corev1.Affinity) bool {
+	var terms []corev1.PodAffinityTerm
+	var soft []corev1.WeightedPodAffinityTerm
+	if a != nil && a.PodAffinity != nil {
+		terms, soft = a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution, a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution
+	}
+	if a != nil && a.PodAntiAffinity != nil {
+		terms = slices.Concat(terms, a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+		soft = slices.Concat(soft, a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	for _, w := range soft {
+		terms = append(terms[:len(terms):len(terms)], w.PodAffinityTerm)
+	}
+	return slices.ContainsFunc(terms, func(t corev1.PodAffinityTerm) bool { return len(t.Namespaces) > 0 || t.NamespaceSelector != nil })
+}
+
+// podUsage adds up pods: their number, and what they request, or may use, of one resource.
 //
-// Upstream: pkg/quota/v1/evaluator/core/pods.go.
+// Upstream: pkg/quota/v1/evaluator/core/pods.go, PodUsageFunc.
 func podUsage(name corev1.ResourceName, pods []*corev1.Pod) (n resource.Quantity, known bool) {
-	if name == corev1.ResourcePods || name == "count/pods" {
+	if name == corev1.ResourcePods {
 		return *resource.NewQuantity(int64(len(pods)), resource.DecimalSI), true
 	}
 	of, limits := strings.CutPrefix(string(name), "limits.")
+	requests := false
 	if !limits {
-		of = strings.TrimPrefix(of, "requests.")
+		of, requests = strings.CutPrefix(of, "requests.")
 	}
-	switch corev1.ResourceName(of) {
-	case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
+	switch r := corev1.ResourceName(of); {
+	case r == corev1.ResourceCPU, r == corev1.ResourceMemory, r == corev1.ResourceEphemeralStorage:
+	case strings.HasPrefix(of, corev1.ResourceHugePagesPrefix), requests && strings.Contains(of, "/"):
 	default:
 		return n, false
 	}

@@ -20,7 +20,7 @@ import (
 // that two requests at the same time cannot both take the last of it; a controller counts everything afresh from time to time.
 //
 // Upstream: staging/src/k8s.io/apiserver/pkg/admission/plugin/resourcequota/controller.go, quotaEvaluator.checkRequest.
-// Left out: quotas by device class, storage class and volume attributes class; limited resources from a configuration file.
+// Left out: quotas by device class and volume attributes class; limited resources from a configuration file.
 type resourceQuota struct {
 	Base
 	objects objects.Client
@@ -48,63 +48,70 @@ func (p resourceQuota) Validate(ctx context.Context, a *Attributes) error {
 	if err != nil {
 		return err
 	}
-	for _, quota := range quotas {
-		if !inScope(quota, a.Object) {
-			continue
+	quotas = slices.DeleteFunc(quotas, func(q *corev1.ResourceQuota) bool { return !inScope(q, a.Object) })
+	for _, quota := range quotas { // what one refuses is booked in none
+		if missing := unspecified(quota, a.Object); missing != "" && a.Operation == Create {
+			return forbidden(a, "failed quota: %s: must specify %s", quota.Name, missing)
 		}
-		if err := p.charge(ctx, a, quota, delta); err != nil {
+		if err := book(a, quota.DeepCopy(), delta); err != nil && !errors.Is(err, errUnchanged) {
+			return err
+		}
+	}
+	for _, quota := range quotas {
+		change := func(o runtime.Object) error {
+			q, ok := o.(*corev1.ResourceQuota)
+			if !ok || a.DryRun {
+				return errUnchanged
+			}
+			return book(a, q, delta)
+		}
+		_, err := p.objects.Update(ctx, schema.GroupResource{Resource: "resourcequotas"}, a.Namespace, quota.Name, "status", change)
+		if err != nil && !errors.Is(err, errUnchanged) {
 			return err
 		}
 	}
 	return nil
 }
 
-// errUnchanged ends an update of a quota that has nothing to say about the request.
+// errUnchanged is said of a quota that has nothing to say about the request.
 var errUnchanged = errors.New("quota is not concerned")
 
-func (p resourceQuota) charge(ctx context.Context, a *Attributes, quota *corev1.ResourceQuota, delta corev1.ResourceList) error {
-	if missing := unspecified(quota, a.Object); missing != "" && a.Operation == Create {
-		return forbidden(a, "failed quota: %s: must specify %s", quota.Name, missing)
+// book adds what a request takes to a quota's status, or says why it may not have it.
+func book(a *Attributes, q *corev1.ResourceQuota, delta corev1.ResourceList) error {
+	if q.Status.Hard == nil {
+		return errUnchanged // the controller has not counted yet
 	}
-	change := func(o runtime.Object) error {
-		q, ok := o.(*corev1.ResourceQuota)
-		if !ok || q.Status.Hard == nil {
-			return errUnchanged // the controller has not counted yet
+	concerned := false
+	var over []corev1.ResourceName
+	for _, name := range sortedNames(delta) {
+		hard, limited := q.Status.Hard[name]
+		d := delta[name]
+		if !limited || d.Sign() <= 0 {
+			continue
 		}
-		booked := false
-		var over []corev1.ResourceName
-		for _, name := range sortedNames(delta) {
-			hard, limited := q.Status.Hard[name]
-			d := delta[name]
-			if !limited || d.Sign() <= 0 {
-				continue
-			}
-			total := q.Status.Used[name].DeepCopy()
-			total.Add(d)
-			if total.Cmp(hard) > 0 {
-				over = append(over, name)
-			}
-			booked = true
+		total := q.Status.Used[name].DeepCopy()
+		total.Add(d)
+		if total.Cmp(hard) > 0 {
+			over = append(over, name)
 		}
-		if len(over) > 0 {
-			return forbidden(a, "exceeded quota: %s, requested: %s, used: %s, limited: %s", q.Name,
-				amounts(delta, over), amounts(q.Status.Used, over), amounts(q.Status.Hard, over))
-		}
-		if !booked || a.DryRun {
-			return errUnchanged
-		}
-		for name, d := range delta {
-			if _, ok := q.Status.Hard[name]; ok {
-				addTo(q.Status.Used, corev1.ResourceList{name: d})
-			}
-		}
-		return nil
+		concerned = true
 	}
-	_, err := p.objects.Update(ctx, schema.GroupResource{Resource: "resourcequotas"}, a.Namespace, quota.Name, "status", change)
-	if errors.Is(err, errUnchanged) {
-		return nil
+	if len(over) > 0 {
+		return forbidden(a, "exceeded quota: %s, requested: %s, used: %s, limited: %s", q.Name,
+			amounts(delta, over), amounts(q.Status.Used, over), amounts(q.Status.Hard, over))
 	}
-	return err
+	if !concerned {
+		return errUnchanged
+	}
+	if q.Status.Used == nil {
+		q.Status.Used = corev1.ResourceList{}
+	}
+	for name, d := range delta {
+		if _, ok := q.Status.Hard[name]; ok {
+			addTo(q.Status.Used, corev1.ResourceList{name: d})
+		}
+	}
+	return nil
 }
 
 func amounts(l corev1.ResourceList, names []corev1.ResourceName) string {
@@ -135,7 +142,7 @@ func usage(gr schema.GroupResource, o runtime.Object) corev1.ResourceList {
 		}
 		for name, q := range resourcehelper.PodRequests(o, resourcehelper.PodResourcesOptions{}) {
 			use["requests."+name] = q
-			if name == corev1.ResourceCPU || name == corev1.ResourceMemory || name == corev1.ResourceEphemeralStorage {
+			if name == corev1.ResourceCPU || name == corev1.ResourceMemory || name == corev1.ResourceEphemeralStorage || strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) {
 				use[name] = q
 			}
 		}
@@ -148,16 +155,29 @@ func usage(gr schema.GroupResource, o runtime.Object) corev1.ResourceList {
 		case corev1.ServiceTypeNodePort:
 			use[corev1.ResourceServicesNodePorts] = *ports
 		case corev1.ServiceTypeLoadBalancer:
-			use[corev1.ResourceServicesNodePorts], use[corev1.ResourceServicesLoadBalancers] = *ports, one
+			use[corev1.ResourceServicesLoadBalancers] = one
+			if o.Spec.AllocateLoadBalancerNodePorts == nil || *o.Spec.AllocateLoadBalancerNodePorts {
+				use[corev1.ResourceServicesNodePorts] = *ports
+			}
 		}
 	case *corev1.PersistentVolumeClaim:
-		if q, ok := o.Spec.Resources.Requests[corev1.ResourceStorage]; ok {
-			use[corev1.ResourceRequestsStorage] = q
+		storage := o.Spec.Resources.Requests[corev1.ResourceStorage]
+		if more := o.Status.AllocatedResources[corev1.ResourceStorage]; more.Cmp(storage) > 0 { // it is being made smaller again
+			storage = more
+		}
+		use[corev1.ResourceRequestsStorage] = storage
+		if class := o.Spec.StorageClassName; class != nil && *class != "" {
+			use[ofClass(*class, corev1.ResourcePersistentVolumeClaims)], use[ofClass(*class, corev1.ResourceRequestsStorage)] = one, storage
 		}
 	case nil:
 		return nil
 	}
 	return use
+}
+
+// ofClass is the name of what the claims of one storage class have of a resource.
+func ofClass(class string, name corev1.ResourceName) corev1.ResourceName {
+	return corev1.ResourceName(class + ".storageclass.storage.k8s.io/" + string(name))
 }
 
 // objectCount is all that a pod that has ended still takes: its place in the count of objects.
@@ -201,63 +221,65 @@ func unspecified(quota *corev1.ResourceQuota, o runtime.Object) string {
 //
 // Upstream: pkg/quota/v1/evaluator/core/pods.go, podMatchesScopeFunc.
 func inScope(quota *corev1.ResourceQuota, o runtime.Object) bool {
-	scopes := slices.Clone(quota.Spec.Scopes)
-	var classes []corev1.ScopedResourceSelectorRequirement
-	if quota.Spec.ScopeSelector != nil {
-		classes = quota.Spec.ScopeSelector.MatchExpressions
+	var asked []corev1.ScopedResourceSelectorRequirement
+	for _, s := range quota.Spec.Scopes {
+		asked = append(asked, corev1.ScopedResourceSelectorRequirement{ScopeName: s, Operator: corev1.ScopeSelectorOpExists})
+	}
+	if s := quota.Spec.ScopeSelector; s != nil {
+		asked = append(asked, s.MatchExpressions...)
 	}
 	pod, isPod := o.(*corev1.Pod)
-	if !isPod {
-		return len(scopes)+len(classes) == 0
-	}
-	has := func(s corev1.ResourceQuotaScope) bool {
-		amounts := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
-		addTo(amounts, resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{}))
-		_, cpu := amounts[corev1.ResourceCPU]
-		_, memory := amounts[corev1.ResourceMemory]
-		switch s {
-		case corev1.ResourceQuotaScopeTerminating:
-			return pod.Spec.ActiveDeadlineSeconds != nil
-		case corev1.ResourceQuotaScopeNotTerminating:
-			return pod.Spec.ActiveDeadlineSeconds == nil
-		case corev1.ResourceQuotaScopeBestEffort:
-			return !cpu && !memory
-		case corev1.ResourceQuotaScopeNotBestEffort:
-			return cpu || memory
-		}
-		return s != corev1.ResourceQuotaScopePriorityClass || pod.Spec.PriorityClassName != ""
-	}
-	for _, s := range scopes {
-		if !has(s) {
-			return false
-		}
-	}
-	for _, m := range classes {
-		if m.ScopeName != corev1.ResourceQuotaScopePriorityClass {
-			if !has(m.ScopeName) {
-				return false
-			}
-			continue
-		}
-		in := slices.Contains(m.Values, pod.Spec.PriorityClassName)
-		switch m.Operator {
+	return len(asked) == 0 || isPod && !slices.ContainsFunc(asked, func(r corev1.ScopedResourceSelectorRequirement) bool { return !podInScope(pod, r) })
+}
+
+func podInScope(pod *corev1.Pod, r corev1.ScopedResourceSelectorRequirement) bool {
+	switch r.ScopeName {
+	case corev1.ResourceQuotaScopeTerminating:
+		return pod.Spec.ActiveDeadlineSeconds != nil
+	case corev1.ResourceQuotaScopeNotTerminating:
+		return pod.Spec.ActiveDeadlineSeconds == nil
+	case corev1.ResourceQuotaScopeBestEffort:
+		return bestEffort(pod)
+	case corev1.ResourceQuotaScopeNotBestEffort:
+		return !bestEffort(pod)
+	case corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
+		return slices.ContainsFunc(affinityTerms(pod), func(t corev1.PodAffinityTerm) bool { return len(t.Namespaces) > 0 || t.NamespaceSelector != nil })
+	case corev1.ResourceQuotaScopePriorityClass:
+		switch class := pod.Spec.PriorityClassName; r.Operator {
 		case corev1.ScopeSelectorOpIn:
-			if !in {
-				return false
-			}
+			return slices.Contains(r.Values, class)
 		case corev1.ScopeSelectorOpNotIn:
-			if in {
-				return false
-			}
-		case corev1.ScopeSelectorOpExists:
-			if pod.Spec.PriorityClassName == "" {
-				return false
-			}
+			return !slices.Contains(r.Values, class)
 		case corev1.ScopeSelectorOpDoesNotExist:
-			if pod.Spec.PriorityClassName != "" {
-				return false
-			}
+			return class == ""
+		default:
+			return class != ""
 		}
 	}
-	return true
+	return false
+}
+
+func bestEffort(pod *corev1.Pod) bool {
+	amounts := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	addTo(amounts, resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{}))
+	_, cpu := amounts[corev1.ResourceCPU]
+	_, memory := amounts[corev1.ResourceMemory]
+	return !cpu && !memory
+}
+
+// affinityTerms are all that a pod says about which pods it wants to be near to or far from.
+func affinityTerms(pod *corev1.Pod) (terms []corev1.PodAffinityTerm) {
+	add := func(hard []corev1.PodAffinityTerm, soft []corev1.WeightedPodAffinityTerm) {
+		terms = append(terms, hard...)
+		for _, w := range soft {
+			terms = append(terms, w.PodAffinityTerm)
+		}
+	}
+	if a := pod.Spec.Affinity; a != nil && a.PodAffinity != nil {
+		add(a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution, a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	if a := pod.Spec.Affinity; a != nil && a.PodAntiAffinity != nil {
+		add(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution, a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	return terms
 }

@@ -7,15 +7,17 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // hubs names the kinds of which two versions are served and one is stored.
 var hubs = map[schema.GroupVersionKind]struct {
 	gvk      schema.GroupVersionKind
 	to, from func(runtime.Object) (runtime.Object, error)
+	validate func(obj, old runtime.Object) field.ErrorList
 }{
 	{Group: "events.k8s.io", Version: "v1", Kind: "Event"}: {
-		gvk: schema.GroupVersionKind{Version: "v1", Kind: "Event"}, to: eventToCore, from: eventFromCore,
+		gvk: schema.GroupVersionKind{Version: "v1", Kind: "Event"}, to: eventToCore, from: eventFromCore, validate: validateNewEvent,
 	},
 	{Group: "autoscaling", Version: "v1", Kind: "HorizontalPodAutoscaler"}: {
 		gvk: schema.GroupVersionKind{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}, to: hpaToV2, from: hpaToV1,

@@ -51,6 +51,9 @@ type Kind struct {
 	// memory with what they are given.
 	ToHub   func(runtime.Object) (runtime.Object, error)
 	FromHub func(runtime.Object) (runtime.Object, error)
+	// ValidateVersion is asked beside the Strategy's validation about what is written
+	// in this version; old is nil on create, both are of the hub version. It may be nil.
+	ValidateVersion func(obj, old runtime.Object) field.ErrorList
 
 	// FieldLabels are the field selectors beyond metadata.name and
 	// metadata.namespace. The funcs are given the hub version.

@@ -153,6 +153,41 @@ func prepareVolumeStatus(_ context.Context, pv, old *corev1.PersistentVolume) {
 	}
 }
 
+// createClaim and updateClaim: what a volume is filled from was once a claim or a snapshot only, and anything else ignored; a newer field
+// takes all there is. A new claim says the same in both.
+//
+// Upstream: pkg/api/persistentvolumeclaim/util.go, EnforceDataSourceBackwardsCompatibility and NormalizeDataSources.
+func createClaim(_ context.Context, pvc *corev1.PersistentVolumeClaim) {
+	s := &pvc.Spec
+	dropDataSource(s, nil)
+	switch from, ref := s.DataSource, s.DataSourceRef; {
+	case from != nil && ref == nil:
+		s.DataSourceRef = &corev1.TypedObjectReference{APIGroup: from.APIGroup, Kind: from.Kind, Name: from.Name}
+	case from == nil && ref != nil && (ref.Namespace == nil || *ref.Namespace == ""):
+		s.DataSource = &corev1.TypedLocalObjectReference{APIGroup: ref.APIGroup, Kind: ref.Kind, Name: ref.Name}
+	}
+}
+
+func updateClaim(_ context.Context, pvc, old *corev1.PersistentVolumeClaim) {
+	dropDataSource(&pvc.Spec, &old.Spec)
+}
+
+func dropDataSource(s, old *corev1.PersistentVolumeClaimSpec) {
+	if ref := s.DataSourceRef; ref != nil && ref.Namespace != nil && *ref.Namespace != "" && (old == nil || old.DataSourceRef == nil) {
+		s.DataSourceRef = nil // from another namespace: a feature that is off
+	}
+	if old != nil && (old.DataSource != nil || old.DataSourceRef != nil) || s.DataSourceRef != nil || s.DataSource == nil {
+		return
+	}
+	group := ""
+	if s.DataSource.APIGroup != nil {
+		group = *s.DataSource.APIGroup
+	}
+	if kind := s.DataSource.Kind; !(kind == "PersistentVolumeClaim" && group == "" || kind == "VolumeSnapshot" && group == "snapshot.storage.k8s.io") {
+		s.DataSource = nil
+	}
+}
+
 // updateEndpointSlice: readers go by the generation, and labels say which service a slice belongs to.
 func updateEndpointSlice(_ context.Context, s, old *discoveryv1.EndpointSlice) {
 	if s.Generation == old.Generation && (!maps.Equal(s.Labels, old.Labels) || !maps.Equal(s.Annotations, old.Annotations)) {

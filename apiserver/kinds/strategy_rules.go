@@ -60,7 +60,8 @@ var rules = map[string]func(*Kind){
 		Columns: "Name, Schedule, Timezone, Suspend:bool, Active:int, Last Schedule, Age, Containers*, Images*, Selector*", Cells: cronJobCells}),
 	"autoscaling/HorizontalPodAutoscaler": set(rule[autoscalingv2.HorizontalPodAutoscaler]{Default: defaultHPA, Validate: validateHPA, Counted: true,
 		Columns: "Name, Reference, Targets, MinPods, MaxPods, Replicas, Age", Cells: hpaCells}),
-	"policy/PodDisruptionBudget": set(rule[policyv1.PodDisruptionBudget]{Validate: validatePDB, Counted: true,
+	"policy/PodDisruptionBudget": set(rule[policyv1.PodDisruptionBudget]{Validate: validatePDB, Name: path.ValidatePathSegmentName,
+		More:    func(k *Kind) { prepareSub(k, "status", nil, validatePDBStatus) },
 		Columns: "Name, Min Available, Max Unavailable, Allowed Disruptions:int, Age", Cells: pdbCells}),
 
 	"/Service": set(rule[corev1.Service]{Default: defaultService, Create: createService, Update: updateService, Validate: validateService, Change: validateServiceUpdate, Warn: warnService,
@@ -114,7 +115,7 @@ var rules = map[string]func(*Kind){
 	"/PersistentVolume": set(rule[corev1.PersistentVolume]{Default: defaultVolumeObject, Create: createVolumeObject, Validate: validateVolumeObject, Change: validateVolumeObjectUpdate, Warn: warnVolumeObject,
 		Columns: "Name, Capacity, Access Modes, Reclaim Policy, Status, Claim, StorageClass, VolumeAttributesClass, Reason, Age, VolumeMode*", Cells: volumeCells,
 		More: func(k *Kind) { prepareSub(k, "status", prepareVolumeStatus, nil, s("spec")) }}),
-	"/PersistentVolumeClaim": set(rule[corev1.PersistentVolumeClaim]{Default: defaultClaim, Validate: validateClaim, Change: validateClaimUpdate, Warn: warnClaim,
+	"/PersistentVolumeClaim": set(rule[corev1.PersistentVolumeClaim]{Default: defaultClaim, Create: createClaim, Update: updateClaim, Validate: validateClaim, Change: validateClaimUpdate, Warn: warnClaim,
 		Columns: "Name, Status, Volume, Capacity, Access Modes, StorageClass, VolumeAttributesClass, Age, VolumeMode*", Cells: claimCells,
 		More: func(k *Kind) { prepareSub(k, "status", nil, validateClaimStatus) }}),
 
@@ -136,12 +137,15 @@ var rules = map[string]func(*Kind){
 
 	"storage.k8s.io/StorageClass": set(rule[storagev1.StorageClass]{Default: defaultStorageClass, Validate: validateStorageClass, Change: validateStorageClassUpdate, Warn: warnStorageClass,
 		Columns: "Name, Provisioner, ReclaimPolicy, VolumeBindingMode, AllowVolumeExpansion, Age", Cells: storageClassCells}),
-	"storage.k8s.io/CSIDriver": set(rule[storagev1.CSIDriver]{Default: defaultCSIDriver,
+	"storage.k8s.io/CSIDriver": set(rule[storagev1.CSIDriver]{Default: defaultCSIDriver, Validate: validateCSIDriver, Change: validateCSIDriverUpdate,
 		Columns: "Name, AttachRequired:bool, PodInfoOnMount:bool, StorageCapacity:bool, TokenRequests, RequiresRepublish:bool, Modes, Age", Cells: csiDriverCells}),
-	"storage.k8s.io/CSINode": set(rule[storagev1.CSINode]{Columns: "Name, Drivers:int, Age", Cells: csiNodeCells}),
-	"storage.k8s.io/VolumeAttachment": set(rule[storagev1.VolumeAttachment]{
+	"storage.k8s.io/CSINode": set(rule[storagev1.CSINode]{Validate: validateCSINode, Change: validateCSINodeUpdate,
+		Columns: "Name, Drivers:int, Age", Cells: csiNodeCells}),
+	"storage.k8s.io/CSIStorageCapacity": set(rule[storagev1.CSIStorageCapacity]{Validate: validateStorageCapacity, Change: validateStorageCapacityUpdate}),
+	"storage.k8s.io/VolumeAttachment": set(rule[storagev1.VolumeAttachment]{Validate: validateVolumeAttachment, Change: validateVolumeAttachmentUpdate,
 		Columns: "Name, Attacher, PV, Node, Attached:bool, Age", Cells: attachmentCells}),
-	"storage.k8s.io/VolumeAttributesClass": set(rule[storagev1.VolumeAttributesClass]{Columns: "Name, DriverName, Age", Cells: attributesClassCells}),
+	"storage.k8s.io/VolumeAttributesClass": set(rule[storagev1.VolumeAttributesClass]{Validate: validateVolumeAttributesClass, Change: validateVolumeAttributesClassUpdate,
+		Columns: "Name, DriverName, Age", Cells: attributesClassCells}),
 
 	"resource.k8s.io/DeviceClass": set(rule[resourcev1.DeviceClass]{Columns: "Name, Age",
 		Cells: func(c *resourcev1.DeviceClass) []any { return ageCells(c) }}),

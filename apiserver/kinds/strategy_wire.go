@@ -16,6 +16,7 @@ func wire(k *Kind) {
 	}
 	if set, ok := rules[k.Group+"/"+k.Kind]; ok && k.Hub == nil {
 		set(k)
+		dropDisabled(k)
 	}
 }
 

@@ -33,7 +33,7 @@ func NewTable() *Table {
 	for _, k := range t.rows {
 		if hub, ok := hubs[k.GVK()]; ok {
 			k.Hub = t.kind(hub.gvk)
-			k.ToHub, k.FromHub = hub.to, hub.from
+			k.ToHub, k.FromHub, k.ValidateVersion = hub.to, hub.from, hub.validate
 		}
 	}
 	for _, k := range t.rows {

@@ -6,6 +6,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/validation/path"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -38,12 +39,7 @@ func validateHPA(hpa *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 		c.add(field.Invalid(at, s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
 	}
 	ref, at := s.ScaleTargetRef, specPath.Child("scaleTargetRef")
-	if c.required(ref.Kind, at.Child("kind"), "") {
-		c.texts(ref.Kind, at.Child("kind"), path.IsValidPathSegmentName(ref.Kind))
-	}
-	if c.required(ref.Name, at.Child("name"), "") {
-		c.texts(ref.Name, at.Child("name"), path.IsValidPathSegmentName(ref.Name))
-	}
+	c.reference(nil, ref.Kind, ref.Name, at)
 	if gv, err := schema.ParseGroupVersion(ref.APIVersion); err != nil {
 		c.add(field.Invalid(at.Child("apiVersion"), ref.APIVersion, err.Error()))
 	} else if gv.Group == "" && ref.Kind != "ReplicationController" { // the one kind without a group that can be scaled
@@ -63,6 +59,12 @@ func validateHPA(hpa *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 		c.scalingRules(b.ScaleDown, specPath.Child("behavior", "scaleDown"))
 	}
 	return c.errs
+}
+
+func (c *checks) metricName(id autoscalingv2.MetricIdentifier, at *field.Path) {
+	if c.required(id.Name, at.Child("name"), "must specify a metric name") {
+		c.texts(id.Name, at.Child("name"), path.IsValidPathSegmentName(id.Name))
+	}
 }
 
 // metric checks that of the sources of a metric the one is given that its type names.
@@ -105,10 +107,31 @@ func (c *checks) metricType(t autoscalingv2.MetricSourceType, at *field.Path) {
 }
 
 // metricSource checks the first source that is given.
-// Left out: sources of metrics that are not about cpu and memory.
 func (c *checks) metricSource(m *autoscalingv2.MetricSpec, at *field.Path) {
 	switch {
-	case m.Object != nil || m.External != nil || m.Pods != nil: // left to themselves
+	case m.Object != nil:
+		at, t := at.Child("object"), &m.Object.Target
+		c.reference(nil, m.Object.DescribedObject.Kind, m.Object.DescribedObject.Name, at.Child("describedObject"))
+		c.metricName(m.Object.Metric, at.Child("metric"))
+		c.metricTarget(t, at.Child("target"))
+		if t.Value == nil && t.AverageValue == nil {
+			c.add(field.Required(at.Child("target", "averageValue"), "must set either a target value or averageValue"))
+		}
+	case m.External != nil:
+		at, t := at.Child("external"), &m.External.Target
+		c.metricName(m.External.Metric, at.Child("metric"))
+		c.metricTarget(t, at.Child("target"))
+		if t.Value == nil && t.AverageValue == nil {
+			c.add(field.Required(at.Child("target", "averageValue"), "must set either a target value for metric or a per-pod target"))
+		}
+		c.forbidden(t.Value != nil && t.AverageValue != nil, at.Child("target", "value"), "may not set both a target value for metric and a per-pod target")
+	case m.Pods != nil:
+		at := at.Child("pods")
+		c.metricName(m.Pods.Metric, at.Child("metric"))
+		c.metricTarget(&m.Pods.Target, at.Child("target"))
+		if m.Pods.Target.AverageValue == nil {
+			c.add(field.Required(at.Child("target", "averageValue"), "must specify a positive target averageValue"))
+		}
 	case m.Resource != nil:
 		at := at.Child("resource")
 		c.required(string(m.Resource.Name), at.Child("name"), "must specify a resource name")
@@ -197,4 +220,8 @@ func validatePDB(p *policyv1.PodDisruptionBudget) field.ErrorList {
 		listed(&c, *policy, specPath.Child("unhealthyPodEvictionPolicy"), policyv1.AlwaysAllow, policyv1.IfHealthyBudget)
 	}
 	return c.errs
+}
+
+func validatePDBStatus(p, old *policyv1.PodDisruptionBudget) field.ErrorList {
+	return append(metavalidation.ValidateConditions(p.Status.Conditions, statusPath.Child("conditions")), validateCounts(p, old)...)
 }

@@ -32,6 +32,7 @@ type podChecks struct {
 	at      *field.Path
 	volumes map[string]corev1.VolumeSource // those with nothing wrong
 	names   sets.Set[string]
+	claims  sets.Set[string] // of devices
 }
 
 // container checks what the three sorts have in common, then what each has for itself.
@@ -46,11 +47,14 @@ func (c *podChecks) container(t *corev1.Container, at *field.Path, sort containe
 	c.ports(t.Ports, at.Child("ports"))
 	c.env(t, at)
 	c.mounts(t, at.Child("volumeMounts"))
+	c.devices(t, at.Child("volumeDevices"))
 	oneOf(c.checks, t.ImagePullPolicy, at.Child("imagePullPolicy"), corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 	c.resources(&t.Resources, at.Child("resources"), c.containerResource)
+	c.claimed(t.Resources.Claims, at.Child("resources", "claims"))
+	c.resizePolicies(t, at.Child("resizePolicy"))
 	c.securityContext(t.SecurityContext, at.Child("securityContext"), c.spec.HostUsers == nil || *c.spec.HostUsers)
 	if sort == initial {
-		c.restartPolicy(t, at)
+		c.restartPolicy(t, at, sort)
 	}
 	if sort == ephemeral {
 		c.trimmed(t.Image, at.Child("image"))
@@ -87,6 +91,11 @@ func (c *podChecks) container(t *corev1.Container, at *field.Path, sort containe
 		forbid("livenessProbe", t.LivenessProbe != nil, why)
 		forbid("readinessProbe", t.ReadinessProbe != nil, why)
 		forbid("startupProbe", t.StartupProbe != nil, why)
+		for i, p := range t.ResizePolicy {
+			if p.RestartPolicy == corev1.RestartContainer {
+				c.add(field.Invalid(at.Child("resizePolicy").Index(i).Child("restartPolicy"), p.RestartPolicy, "must not be set to 'RestartContainer' for non-sidecar initContainers"))
+			}
+		}
 		return
 	case sidecar:
 		c.hostPorts([]corev1.Container{*t}, c.at.Child("initContainers"))
@@ -96,16 +105,38 @@ func (c *podChecks) container(t *corev1.Container, at *field.Path, sort containe
 	c.probe(t.ReadinessProbe, at.Child("readinessProbe"), false)
 	c.probe(t.StartupProbe, at.Child("startupProbe"), true)
 	if sort == regular {
-		c.restartPolicy(t, at)
+		c.restartPolicy(t, at, sort)
 	}
 }
 
 // restartPolicy checks what a container says about its own restarts.
-func (c *podChecks) restartPolicy(t *corev1.Container, at *field.Path) {
+//
+// Upstream: pkg/apis/core/validation/validation.go, validateContainerRestartPolicy.
+func (c *podChecks) restartPolicy(t *corev1.Container, at *field.Path, sort containerSort) {
 	if t.RestartPolicy == nil && len(t.RestartPolicyRules) > 0 {
 		c.add(field.Required(at.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
 	}
 	given(c.checks, t.RestartPolicy, at.Child("restartPolicy"), corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)
+	if t.RestartPolicy == nil && sort == initial {
+		return
+	}
+	rules := at.Child("restartPolicyRules")
+	if n := len(t.RestartPolicyRules); n > 20 {
+		c.add(field.TooMany(rules, n, 20))
+	}
+	for i, r := range t.RestartPolicyRules {
+		at := rules.Index(i)
+		listed(c.checks, r.Action, at.Child("action"), corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)
+		at = at.Child("exitCodes")
+		if r.ExitCodes == nil {
+			c.add(field.Required(at, "must be specified"))
+			continue
+		}
+		listed(c.checks, r.ExitCodes.Operator, at.Child("operator"), corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)
+		if n := len(r.ExitCodes.Values); n > 255 {
+			c.add(field.TooMany(at.Child("values"), n, 255))
+		}
+	}
 }
 
 // trimmed refuses an image with spaces around it, which a template may still have.
@@ -375,6 +406,12 @@ func (c *podChecks) mounts(t *corev1.Container, at *field.Path) {
 			c.add(field.Invalid(at.Child("mountPath"), m.MountPath, "must be unique"))
 		}
 		paths.Insert(m.MountPath)
+		if slices.ContainsFunc(t.VolumeDevices, func(d corev1.VolumeDevice) bool { return d.Name == m.Name }) {
+			c.add(field.Invalid(at.Child("name"), m.Name, "must not already exist in volumeDevices"))
+		}
+		if slices.ContainsFunc(t.VolumeDevices, func(d corev1.VolumeDevice) bool { return d.DevicePath == m.MountPath }) {
+			c.add(field.Invalid(at.Child("mountPath"), m.MountPath, "must not already exist as a path in volumeDevices"))
+		}
 		c.localPath(m.SubPath, all.Child("subPath"))
 		if m.SubPath != "" && m.SubPathExpr != "" {
 			c.add(field.Invalid(at.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
@@ -438,6 +475,7 @@ func (c *podChecks) podResources(at *field.Path) {
 	if r == nil {
 		return
 	}
+	c.forbidden(r.Claims != nil, at.Child("claims"), "claims may not be set for Resources at pod-level")
 	c.resources(r, at, func(name corev1.ResourceName, at *field.Path) {
 		if c.resourceName(name, at, "", nil) && !helpers.IsSupportedPodLevelResource(name) {
 			c.add(field.NotSupported(at, name, sets.List(helpers.SupportedPodLevelResources())))

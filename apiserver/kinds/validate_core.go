@@ -227,13 +227,3 @@ func validateNodeStatus(n, _ *corev1.Node) field.ErrorList {
 	}
 	return c.errs
 }
-
-// Upstream: pkg/apis/core/validation/events.go, legacyValidateEvent.
-func validateEvent(e *corev1.Event) field.ErrorList {
-	var c checks
-	about, at := e.InvolvedObject.Namespace, field.NewPath("involvedObject", "namespace")
-	if about != e.Namespace && (about != "" || e.Namespace != metav1.NamespaceDefault) {
-		c.add(field.Invalid(at, about, "does not match event.namespace"))
-	}
-	return c.errs
-}

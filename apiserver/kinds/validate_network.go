@@ -189,7 +189,7 @@ func validateNetworkPolicy(np *networkingv1.NetworkPolicy) field.ErrorList {
 		return c.errs
 	}
 	for i, t := range np.Spec.PolicyTypes {
-		optionOf(&c, t, specPath.Child("policyTypes").Index(i), networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress)
+		listed(&c, t, specPath.Child("policyTypes").Index(i), networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress)
 	}
 	return c.errs
 }

@@ -16,8 +16,7 @@ import (
 // validatePodCreate checks a new pod.
 //
 // Upstream: pkg/apis/core/validation/validation.go, ValidatePodCreate.
-// Left out: checks of rarely used volume types, of Windows, of device claims, of images as volumes, of block devices, resize policies, restart
-// rules, user namespaces, hostnameOverride.
+// Left out: checks of rarely used volume types, of Windows, of images as volumes.
 func validatePodCreate(pod *corev1.Pod) field.ErrorList {
 	c := checks{errs: validatePod(pod)}
 	if len(pod.Spec.EphemeralContainers) > 0 {
@@ -70,6 +69,7 @@ func validatePodSpec(s *corev1.PodSpec, pod *corev1.Pod, at *field.Path) field.E
 	var c checks
 	p := podChecks{checks: &c, spec: s, at: at, names: sets.New[string]()}
 	p.volumes = c.volumes(s.Volumes, at.Child("volumes"))
+	p.resourceClaims(pod, at.Child("resourceClaims"))
 	if len(s.Containers) == 0 {
 		c.add(field.Required(at.Child("containers"), ""))
 	}
@@ -100,6 +100,12 @@ func validatePodSpec(s *corev1.PodSpec, pod *corev1.Pod, at *field.Path) field.E
 	oneOf(&c, s.DNSPolicy, at.Child("dnsPolicy"), corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)
 	c.labels(s.NodeSelector, at.Child("nodeSelector"))
 	c.podSecurityContext(s, at.Child("securityContext"))
+	if s.HostUsers != nil && !*s.HostUsers {
+		const why = "when `hostUsers` is false"
+		c.forbidden(s.HostNetwork, at.Child("hostNetwork"), why)
+		c.forbidden(s.HostPID, at.Child("HostPID"), why) // upstream's spelling
+		c.forbidden(s.HostIPC, at.Child("HostIPC"), why)
+	}
 	c.affinity(s.Affinity, at.Child("affinity"))
 	c.dns(s, at.Child("dnsConfig"))
 	for i, g := range s.ReadinessGates {
@@ -121,6 +127,14 @@ func validatePodSpec(s *corev1.PodSpec, pod *corev1.Pod, at *field.Path) field.E
 	}
 	c.name(s.Hostname, at.Child("hostname"), utilvalidation.IsDNS1123Label)
 	c.name(s.Subdomain, at.Child("subdomain"), utilvalidation.IsDNS1123Label)
+	if o, at := s.HostnameOverride, at.Child("hostnameOverride"); o != nil {
+		c.forbidden(s.SetHostnameAsFQDN != nil && *s.SetHostnameAsFQDN, at, "may not be specified when setHostnameAsFQDN is true")
+		c.forbidden(s.HostNetwork, at, "may not be specified when hostNetwork is true")
+		if len(*o) > 64 {
+			c.add(field.TooLong(at, "", 64))
+		}
+		c.texts(*o, at, utilvalidation.IsDNS1123Subdomain(*o))
+	}
 	c.tolerations(s.Tolerations, at.Child("tolerations"))
 	for i, alias := range s.HostAliases {
 		at := at.Child("hostAliases").Index(i)
@@ -271,5 +285,12 @@ func validatePodStatus(pod, old *corev1.Pod) field.ErrorList {
 	for i, ip := range s.PodIPs {
 		c.addAll(utilvalidation.IsValidIP(at.Child("podIPs").Index(i), ip.IP))
 	}
+	for i, ip := range s.HostIPs {
+		c.addAll(utilvalidation.IsValidIP(at.Child("hostIPs").Index(i), ip.IP))
+	}
+	for i, t := range s.EphemeralContainerStatuses {
+		c.forbidden(len(t.AllocatedResourcesStatus) > 0, at.Child("ephemeralContainerStatuses").Index(i).Child("allocatedResourcesStatus"), "must not be specified in container status")
+	}
+	c.addAll(validateClaimsInUse(pod))
 	return c.errs
 }

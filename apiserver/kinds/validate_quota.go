@@ -68,7 +68,7 @@ func validateQuota(q *corev1.ResourceQuota) field.ErrorList {
 	c.quotaAmounts(s.Hard, specPath.Child("hard"))
 	at := specPath.Child("scopes")
 	for _, scope := range s.Scopes {
-		if !podScope(scope) && scope != corev1.ResourceQuotaScopePriorityClass && scope != corev1.ResourceQuotaScopeVolumeAttributesClass {
+		if !podScope(scope) && !classScope(scope) {
 			c.add(field.Invalid(at, s.Scopes, "unsupported scope"))
 			continue
 		}
@@ -78,20 +78,70 @@ func validateQuota(q *corev1.ResourceQuota) field.ErrorList {
 			}
 		}
 	}
-	has := sets.New(s.Scopes...)
+	c.conflicts(s, s.Scopes, at)
+	c.scopeSelector(s)
+	return c.errs
+}
+
+// scopeSelector checks scopes that may have values.
+//
+// Upstream: pkg/apis/core/validation/validation.go, validateScopedResourceSelectorRequirement.
+func (c *checks) scopeSelector(s *corev1.ResourceQuotaSpec) {
+	if s.ScopeSelector == nil {
+		return
+	}
+	at := specPath.Child("scopeSelector", "matchExpressions")
+	var scopes []corev1.ResourceQuotaScope
+	for _, e := range s.ScopeSelector.MatchExpressions {
+		scopes = append(scopes, e.ScopeName)
+		if !podScope(e.ScopeName) && !classScope(e.ScopeName) {
+			c.add(field.Invalid(at.Child("scopeName"), e.ScopeName, "unsupported scope"))
+		}
+		for _, name := range sortedKeys(s.Hard) {
+			if slices.Contains(quotaResources, name) && !fits(e.ScopeName, name) {
+				c.add(field.Invalid(at, s.ScopeSelector, "unsupported scope applied to resource"))
+			}
+		}
+		if podScope(e.ScopeName) && e.Operator != corev1.ScopeSelectorOpExists {
+			c.add(field.Invalid(at.Child("operator"), e.Operator, "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, "+
+				"ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
+		}
+		switch e.Operator {
+		case corev1.ScopeSelectorOpIn, corev1.ScopeSelectorOpNotIn:
+			if len(e.Values) == 0 {
+				c.add(field.Required(at.Child("values"), "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"))
+			}
+		case corev1.ScopeSelectorOpExists, corev1.ScopeSelectorOpDoesNotExist:
+			if len(e.Values) > 0 {
+				c.add(field.Invalid(at.Child("values"), e.Values, "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector"))
+			}
+		default:
+			c.add(field.Invalid(at.Child("operator"), e.Operator, "not a valid selector operator"))
+		}
+	}
+	c.conflicts(s, scopes, at)
+}
+
+// conflicts refuses pairs of scopes that no pod is in.
+func (c *checks) conflicts(s *corev1.ResourceQuotaSpec, scopes []corev1.ResourceQuotaScope, at *field.Path) {
+	has := sets.New(scopes...)
 	if has.HasAll(corev1.ResourceQuotaScopeBestEffort, corev1.ResourceQuotaScopeNotBestEffort) {
 		c.add(field.Invalid(at, s.Scopes, "conflicting scopes"))
 	}
 	if has.HasAll(corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating) {
 		c.add(field.Invalid(at, s.Scopes, "conflicting scopes"))
 	}
-	return c.errs
 }
 
 // podScope reports whether a scope is a property of pods that has no values.
 func podScope(scope corev1.ResourceQuotaScope) bool {
 	return slices.Contains([]corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating, corev1.ResourceQuotaScopeBestEffort,
 		corev1.ResourceQuotaScopeNotBestEffort, corev1.ResourceQuotaScopeCrossNamespacePodAffinity}, scope)
+}
+
+// classScope reports whether a scope is a class that pods or claims name.
+func classScope(scope corev1.ResourceQuotaScope) bool {
+	return scope == corev1.ResourceQuotaScopePriorityClass || scope == corev1.ResourceQuotaScopeVolumeAttributesClass
 }
 
 // fits reports whether a scope means something for what the quota limits.
@@ -194,4 +244,21 @@ func (c *checks) limitOf(name corev1.ResourceName, item *corev1.LimitRangeItem, 
 	follow(hasRequest && hasLimit, request, limit, "default request", "default limit", "defaultRequest", request)
 	follow(hasLimit && hasMin, lowest, limit, "min", "default", "default", lowest)
 	follow(hasLimit && hasMax, limit, highest, "default", "max", "default", highest)
+	c.ratio(name, item, at.Child("maxLimitRequestRatio").Key(string(name)))
+}
+
+// ratio checks how many times its request a limit may be.
+func (c *checks) ratio(name corev1.ResourceName, item *corev1.LimitRangeItem, at *field.Path) {
+	most, ok := item.MaxLimitRequestRatio[name]
+	if !ok {
+		return
+	}
+	if most.Cmp(resource.MustParse("1")) < 0 {
+		c.add(field.Invalid(at, most, fmt.Sprintf("ratio %s is less than 1", most.String())))
+	}
+	lowest, hasMin := item.Min[name]
+	highest, hasMax := item.Max[name]
+	if can := highest.AsApproximateFloat64() / lowest.AsApproximateFloat64(); hasMin && hasMax && most.AsApproximateFloat64() > can {
+		c.add(field.Invalid(at, most, fmt.Sprintf("ratio %s is greater than max/min = %f", most.String(), can)))
+	}
 }

@@ -111,7 +111,7 @@ func ValidateClusterIPs(svc *corev1.Service) field.ErrorList {
 		}
 	}
 	if p := s.IPFamilyPolicy; p != nil {
-		optionOf(&c, *p, specPath.Child("ipFamilyPolicy"), corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)
+		listed(&c, *p, specPath.Child("ipFamilyPolicy"), corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)
 	}
 	before := len(c.errs)
 	var families []corev1.IPFamily

@@ -8,7 +8,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/diff"
+	"k8s.io/apimachinery/pkg/util/sets"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -84,7 +86,7 @@ func (c *checks) volumeSource(s *corev1.PersistentVolumeSource) {
 func (c *checks) accessModes(modes []corev1.PersistentVolumeAccessMode) {
 	alone, shared := false, false
 	for _, m := range modes {
-		optionOf(c, m, specPath.Child("accessModes"), allAccessModes...)
+		listed(c, m, specPath.Child("accessModes"), allAccessModes...)
 		alone = alone || m == corev1.ReadWriteOncePod
 		shared = shared || m != corev1.ReadWriteOncePod && slices.Contains(allAccessModes, m)
 	}
@@ -135,6 +137,7 @@ func validateClaim(pvc *corev1.PersistentVolumeClaim) field.ErrorList {
 	} else {
 		c.positive(size, at)
 	}
+	c.dataSources(s)
 	if s.StorageClassName != nil {
 		c.name(*s.StorageClassName, specPath.Child("storageClassName"), subdomain)
 	}
@@ -145,12 +148,74 @@ func validateClaim(pvc *corev1.PersistentVolumeClaim) field.ErrorList {
 	return c.errs
 }
 
+// dataSources checks what a new volume is to be filled from: both fields say the same, one of them also of other namespaces.
+func (c *checks) dataSources(s *corev1.PersistentVolumeClaimSpec) {
+	source := func(group *string, kind, name string, at *field.Path) {
+		c.required(name, at.Child("name"), "")
+		c.required(kind, at.Child("kind"), "")
+		if of := show(group, ""); of != "" {
+			c.texts(of, at.Child("apiGroup"), utilvalidation.IsDNS1123Subdomain(of))
+		} else if kind != "PersistentVolumeClaim" {
+			c.add(field.Invalid(at, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup"))
+		}
+	}
+	from, ref := s.DataSource, s.DataSourceRef
+	if from != nil {
+		source(from.APIGroup, from.Kind, from.Name, specPath.Child("dataSource"))
+	}
+	if ref == nil {
+		return
+	}
+	at := specPath.Child("dataSourceRef")
+	source(ref.APIGroup, ref.Kind, ref.Name, at)
+	elsewhere := show(ref.Namespace, "")
+	c.name(elsewhere, at.Child("namespace"), utilvalidation.IsDNS1123Label)
+	switch at := specPath.Child("dataSource"); {
+	case from == nil:
+	case elsewhere != "":
+		c.add(field.Invalid(specPath, at, "may not be specified when dataSourceRef.namespace is specified"))
+	case !equal(from, &corev1.TypedLocalObjectReference{APIGroup: ref.APIGroup, Kind: ref.Kind, Name: ref.Name}):
+		c.add(field.Invalid(specPath, at, "must match dataSourceRef"))
+	}
+}
+
+var resizeStatuses = []corev1.ClaimResourceStatus{corev1.PersistentVolumeClaimControllerResizeInProgress, corev1.PersistentVolumeClaimControllerResizeInfeasible,
+	corev1.PersistentVolumeClaimNodeResizePending, corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible}
+
 func validateClaimStatus(pvc, _ *corev1.PersistentVolumeClaim) field.ErrorList {
 	var c checks
-	for _, name := range sortedKeys(pvc.Status.Capacity) {
-		c.size(pvc.Status.Capacity[name], field.NewPath("status", "capacity").Key(string(name)))
+	s := &pvc.Status
+	for _, name := range sortedKeys(s.Capacity) {
+		c.size(s.Capacity[name], statusPath.Child("capacity").Key(string(name)))
+	}
+	at := statusPath.Child("allocatedResourceStatuses")
+	for _, name := range sortedKeys(s.AllocatedResourceStatuses) {
+		c.claimResource(name, at)
+		if !slices.Contains(resizeStatuses, s.AllocatedResourceStatuses[name]) {
+			c.add(field.NotSupported(at, name, sets.List(sets.New(resizeStatuses...)))) // upstream shows the key
+		}
+	}
+	at = statusPath.Child("allocatedResources")
+	for _, name := range sortedKeys(s.AllocatedResources) {
+		if c.claimResource(name, at) {
+			c.size(s.AllocatedResources[name], at.Key(string(name)))
+		}
 	}
 	return c.errs
+}
+
+// claimResource checks the name of what a claim has an amount of, and reports whether it is one: the storage, or something with a domain.
+func (c *checks) claimResource(name corev1.ResourceName, at *field.Path) bool {
+	if messages := utilvalidation.IsQualifiedName(string(name)); len(messages) > 0 {
+		c.texts(name, at, messages)
+		return false
+	}
+	native := !strings.Contains(string(name), "/") || strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix)
+	if native && name != corev1.ResourceStorage {
+		c.add(field.NotSupported(at, name, []corev1.ResourceName{corev1.ResourceStorage}))
+		return false
+	}
+	return true
 }
 
 // validateClaimUpdate lets a bound claim grow, and the volume controller fill in which volume it got.
@@ -176,24 +241,58 @@ func validateClaimUpdate(pvc, old *corev1.PersistentVolumeClaim) field.ErrorList
 		c.add(field.Forbidden(specPath.Child("resources", "requests", "storage"), "field can not be less than status.capacity"))
 	}
 	c.same(pvc.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))
+	if class, at := pvc.Spec.VolumeAttributesClassName, specPath.Child("volumeAttributesClassName"); old.Status.CurrentVolumeAttributesClassName != nil {
+		c.forbidden(class == nil, at, "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil")
+		c.forbidden(class != nil && *class == "" && !equal(class, old.Spec.VolumeAttributesClassName), at, "update to empty string is forbidden when status.currentVolumeAttributesClassName is not nil")
+	}
 	return c.errs
 }
 
 // Upstream: pkg/apis/storage/validation/validation.go, ValidateStorageClass.
 func validateStorageClass(k *storagev1.StorageClass) field.ErrorList {
 	var c checks
-	c.required(k.Provisioner, field.NewPath("provisioner"), "")
-	c.name(strings.ToLower(k.Provisioner), field.NewPath("provisioner"), utilvalidation.IsQualifiedName)
-	if _, nameless := k.Parameters[""]; nameless {
-		c.add(field.Invalid(field.NewPath("parameters"), "", "field can not be empty."))
-	}
+	c.provisioner(k.Provisioner, field.NewPath("provisioner"))
+	c.parameters(k.Parameters)
 	if k.ReclaimPolicy != nil {
 		optionOf(&c, *k.ReclaimPolicy, field.NewPath("reclaimPolicy"), corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)
 	}
 	if k.VolumeBindingMode != nil {
-		optionOf(&c, *k.VolumeBindingMode, field.NewPath("volumeBindingMode"), storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)
+		listed(&c, *k.VolumeBindingMode, field.NewPath("volumeBindingMode"), storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)
 	}
+	c.topologies(k.AllowedTopologies, field.NewPath("allowedTopologies"))
 	return c.errs
+}
+
+// topologies checks where the volumes of a class may be. Two terms that ask for the same are one too many, however they are written.
+//
+// Upstream: pkg/apis/core/validation/validation.go, ValidateTopologySelectorTerm.
+func (c *checks) topologies(terms []corev1.TopologySelectorTerm, at *field.Path) {
+	var before []map[string]sets.Set[string]
+	for i, t := range terms {
+		keys := map[string]sets.Set[string]{}
+		at := at.Index(i).Child("matchLabelExpressions")
+		for j, e := range t.MatchLabelExpressions {
+			at, values := at.Index(j), sets.New[string]()
+			if len(e.Values) == 0 {
+				c.add(field.Required(at.Child("values"), ""))
+			}
+			for n, v := range e.Values {
+				if values.Has(v) {
+					c.add(field.Duplicate(at.Child("values").Index(n), v))
+				}
+				values.Insert(v)
+			}
+			c.addAll(metavalidation.ValidateLabelName(e.Key, at.Child("key")))
+			if keys[e.Key] != nil {
+				c.add(field.Duplicate(at.Child("key"), e.Key))
+			}
+			keys[e.Key] = values
+		}
+		if len(keys) == 0 || slices.ContainsFunc(before, func(b map[string]sets.Set[string]) bool { return equal(b, keys) }) {
+			c.add(field.Duplicate(at, ""))
+		}
+		before = append(before, keys)
+	}
 }
 
 func validateStorageClassUpdate(k, old *storagev1.StorageClass) field.ErrorList {

@@ -27,6 +27,8 @@ type WriteOptions struct {
 	DryRun bool
 	// Subresource is the view that is written (status and the like); nil for the object itself.
 	Subresource *kinds.Subresource
+	// Version is the row in whose version the client wrote; nil is the stored one.
+	Version *kinds.Kind
 	// Validate is called last, with the object as it is about to be stored (old is
 	// nil on create, obj is nil on delete): validating admission.
 	Validate func(ctx context.Context, obj, old runtime.Object) error
@@ -34,6 +36,13 @@ type WriteOptions struct {
 	CreateMissing bool
 	// AnyVersion writes over any resourceVersion, even of a kind that requires one.
 	AnyVersion bool
+}
+
+func (o *WriteOptions) validateVersion(obj, old runtime.Object) field.ErrorList {
+	if o.Version == nil || o.Version.ValidateVersion == nil {
+		return nil
+	}
+	return o.Version.ValidateVersion(obj, old)
 }
 
 // attempts bounds how often a write is tried again because of other writers.
@@ -94,8 +103,9 @@ func (r *Resource) createOnce(ctx context.Context, namespace string, obj runtime
 	if k.Validate != nil {
 		errs = append(errs, k.Validate(obj)...)
 	}
+	errs = append(errs, o.validateVersion(obj, nil)...)
 	if len(errs) > 0 {
-		return nil, apierrors.NewInvalid(k.GK(), m.GetName(), errs)
+		return nil, newInvalid(k, m.GetName(), errs)
 	}
 	r.warn(ctx, obj, nil)
 	if o.Validate != nil {
@@ -341,12 +351,13 @@ func (r *Resource) prepareUpdate(ctx context.Context, obj, old runtime.Object, m
 		if k.ValidateUpdate != nil {
 			errs = append(errs, k.ValidateUpdate(obj, old)...)
 		}
+		errs = append(errs, o.validateVersion(obj, old)...)
 	case sub.ValidateUpdate != nil:
 		errs = append(errs, sub.ValidateUpdate(obj, old)...)
 	}
 	if len(errs) > 0 {
 		done(false)
-		return nil, apierrors.NewInvalid(k.GK(), m.GetName(), errs)
+		return nil, newInvalid(k, m.GetName(), errs)
 	}
 	if o.Subresource == nil {
 		r.warn(ctx, obj, old)

@@ -111,7 +111,7 @@ func (h *Handlers) defaulted(q *request, obj runtime.Object) (runtime.Object, er
 
 // writeOptions lets validating admission have the last word on a write.
 func (h *Handlers) writeOptions(q *request, options runtime.Object, dryRun bool) registry.WriteOptions {
-	o := registry.WriteOptions{DryRun: dryRun}
+	o := registry.WriteOptions{DryRun: dryRun, Version: q.kind}
 	if q.Subresource != "" {
 		o.Subresource = q.kind.Stored().Sub(q.Subresource)
 	}

@@ -1,12 +1,16 @@
 package failure
 
 import (
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -204,6 +208,78 @@ func TestAQuotaRefusesWhatIsTooMuch(t *testing.T) {
 		w.must(pods.Delete(w.ctx, "default", "fits", metav1.DeleteOptions{}))
 		w.until(w.at() + 10*time.Second)
 		w.must(create("third", "700m"))
+	})
+}
+
+func TestAQuotaOfAClassCountsItsPodsOnly(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.twoNodes()
+		w.until(5 * time.Second)
+		quotas, pods, claims := client.For[*corev1.ResourceQuota](w.client), client.For[*corev1.Pod](w.client), client.For[*corev1.PersistentVolumeClaim](w.client)
+		_, err := client.For[*schedulingv1.PriorityClass](w.client).Create(w.ctx, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "high"}, Value: 10})
+		w.must(err)
+		quota := func(name string, hard corev1.ResourceList, scope corev1.ResourceQuotaScope, op corev1.ScopeSelectorOperator, values ...string) {
+			spec := corev1.ResourceQuotaSpec{Hard: hard}
+			if scope != "" {
+				spec.ScopeSelector = &corev1.ScopeSelector{MatchExpressions: []corev1.ScopedResourceSelectorRequirement{{ScopeName: scope, Operator: op, Values: values}}}
+			}
+			_, err := quotas.Create(w.ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: spec})
+			w.must(err)
+		}
+		two := corev1.ResourceList{"pods": resource.MustParse("2")}
+		quota("high", two, corev1.ResourceQuotaScopePriorityClass, corev1.ScopeSelectorOpIn, "high")
+		quota("classless", two, corev1.ResourceQuotaScopePriorityClass, corev1.ScopeSelectorOpDoesNotExist)
+		quota("nosy", two, corev1.ResourceQuotaScopeCrossNamespacePodAffinity, corev1.ScopeSelectorOpExists)
+		quota("all", corev1.ResourceList{"count/pods": resource.MustParse("9"), "requests.example.org/gpu": resource.MustParse("9"), "hugepages-2Mi": resource.MustParse("9Mi"),
+			"fast.storageclass.storage.k8s.io/requests.storage": resource.MustParse("9Gi"), "fast.storageclass.storage.k8s.io/persistentvolumeclaims": resource.MustParse("1")}, "", "")
+		w.until(w.at() + 10*time.Second)
+		create := func(name, class string, change func(*corev1.PodSpec)) error {
+			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: template(nil, "app:1").Spec}
+			p.Spec.PriorityClassName = class
+			if change != nil {
+				change(&p.Spec)
+			}
+			_, err := pods.Create(w.ctx, p)
+			return err
+		}
+		w.must(create("a", "high", func(s *corev1.PodSpec) {
+			amounts := corev1.ResourceList{"example.org/gpu": resource.MustParse("2"), "hugepages-2Mi": resource.MustParse("4Mi"), "memory": resource.MustParse("1Mi")}
+			s.Containers[0].Resources = corev1.ResourceRequirements{Limits: amounts, Requests: amounts}
+		}))
+		w.must(create("b", "high", nil))
+		w.must(create("c", "", func(s *corev1.PodSpec) {
+			s.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{
+				Weight: 1, PodAffinityTerm: corev1.PodAffinityTerm{TopologyKey: "kubernetes.io/hostname", NamespaceSelector: &metav1.LabelSelector{}}}}}}
+		}))
+		if err := create("d", "high", nil); !apierrors.IsForbidden(err) || err.Error() != `pods "d" is forbidden: exceeded quota: high, requested: pods=1, used: pods=2, limited: pods=2` {
+			t.Error(err)
+		}
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"}, Spec: corev1.PersistentVolumeClaimSpec{
+			StorageClassName: new("fast"), AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{"storage": resource.MustParse("3Gi")}}}}
+		_, err = claims.Create(w.ctx, claim)
+		w.must(err)
+		claim.Name = "y"
+		if _, err := claims.Create(w.ctx, claim); !apierrors.IsForbidden(err) {
+			t.Error(err)
+		}
+		want := map[string]string{"high": "pods=2", "classless": "pods=1", "nosy": "pods=1",
+			"all": "count/pods=3 fast.storageclass.storage.k8s.io/persistentvolumeclaims=1 fast.storageclass.storage.k8s.io/requests.storage=3Gi hugepages-2Mi=4Mi requests.example.org/gpu=2"}
+		for _, when := range []string{"as admission booked it", "as the controller counted it"} {
+			for name, want := range want {
+				q, err := quotas.Get(w.ctx, "default", name)
+				w.must(err)
+				var used []string
+				for _, name := range slices.Sorted(maps.Keys(q.Status.Used)) {
+					n := q.Status.Used[name]
+					used = append(used, string(name)+"="+n.String())
+				}
+				if got := strings.Join(used, " "); got != want {
+					t.Errorf("quota %s, %s:\ngot  %s\nwant %s", name, when, got, want)
+				}
+			}
+			w.until(w.at() + 6*time.Minute) // it counts every five
+		}
 	})
 }
 

@@ -135,14 +135,14 @@ func (r *run) ask(side int, method, path string, body any) (int, []byte, http.He
 	return resp.StatusCode, b, resp.Header
 }
 
-// object makes an object, and unless that is all that is wanted asks both servers about its changes: as a new one, as an update, in its status.
-func (r *run) object(obj *unstructured.Unstructured, wanted bool) *tally {
+// paths are where objects of an object's kind are listed, and where it is itself.
+func (r *run) paths(obj *unstructured.Unstructured) (list, one string) {
 	gvk := obj.GroupVersionKind()
 	mapping, err := r.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	list := "/apis/" + gvk.Group + "/" + gvk.Version
+	list = "/apis/" + gvk.Group + "/" + gvk.Version
 	if gvk.Group == "" {
 		list = "/api/" + gvk.Version
 	}
@@ -150,7 +150,13 @@ func (r *run) object(obj *unstructured.Unstructured, wanted bool) *tally {
 		list += "/namespaces/" + ns
 	}
 	list += "/" + mapping.Resource.Resource
-	one := list + "/" + obj.GetName()
+	return list, list + "/" + obj.GetName()
+}
+
+// object makes an object, and unless that is all that is wanted asks both servers about its changes: as a new one, as an update, in its status.
+func (r *run) object(obj *unstructured.Unstructured, wanted bool) *tally {
+	gvk := obj.GroupVersionKind()
+	list, one := r.paths(obj)
 	typed, err := scheme.Scheme.New(gvk)
 	wanted = wanted && err == nil // a custom resource's definition has no Go type there
 	n := &tally{name: gvk.Kind + " " + obj.GetName()}
@@ -209,6 +215,11 @@ func (r *run) compare(n *tally, method, path string, obj any, c change) {
 		code[side], body, header = r.ask(side, method, path+"?dryRun=All&fieldManager=m", c.in(obj))
 		words[side] = strings.Join(append(header.Values("Warning"), essence(body)), "\n")
 	}
+	r.note(n, fmt.Sprintf("%s %s %s", n.name, method, c), code, words)
+}
+
+// note counts two answers, ours first, and writes down what differs.
+func (r *run) note(n *tally, title string, code [2]int, words [2]string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n.requests++
@@ -219,7 +230,7 @@ func (r *run) compare(n *tally, method, path string, obj any, c change) {
 			return
 		}
 	}
-	fmt.Fprintf(r.out, "### %s %s %s\n--- upstream: %d\n%s\n+++ ours: %d\n%s\n", n.name, method, c, code[1], without(words[1], words[0]), code[0], without(words[0], words[1]))
+	fmt.Fprintf(r.out, "### %s\n--- upstream: %d\n%s\n+++ ours: %d\n%s\n", title, code[1], without(words[1], words[0]), code[0], without(words[0], words[1]))
 }
 
 // random is what differs between any two answers.
