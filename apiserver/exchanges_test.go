@@ -120,7 +120,7 @@ func TestComponentStatuses(t *testing.T) {
 		"/etcd-0": `200 {"kind":"ComponentStatus","apiVersion":"v1","metadata":{"name":"etcd-0"},"conditions":[{"type":"Healthy","status":"True","message":"ok"}]}`,
 		"?fieldSelector=metadata.name%3Detcd-0": `200 {"kind":"ComponentStatusList","apiVersion":"v1","metadata":{},"items":[` +
 			`{"metadata":{"name":"etcd-0"},"conditions":[{"type":"Healthy","status":"True","message":"ok"}]}]}`,
-		"/kubelet":    `500 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Component not found: kubelet","code":500}`,
+		"/kubelet":    `404 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"componentstatus \"kubelet\" not found","reason":"NotFound","details":{"name":"kubelet","kind":"componentstatus"},"code":404}`,
 		"?watch=true": `405 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the server does not allow this method on the requested resource","reason":"MethodNotAllowed","details":{},"code":405}`,
 	} {
 		if code, body := ask(path, "application/json"); fmt.Sprintf("%d %s", code, strings.TrimSpace(body)) != want {

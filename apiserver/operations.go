@@ -14,6 +14,7 @@ import (
 
 	"orrery/apiserver/health"
 	"orrery/apiserver/openapi"
+	"orrery/apiserver/rest"
 	"orrery/apiserver/store"
 	"orrery/apiserver/stream"
 
@@ -55,9 +56,8 @@ func (s *Server) routeOperations(r *mux.Router) {
 		paths = append(paths, endpoint.Paths()...)
 	}
 	r.Path("/metrics").Handler(s.metrics)
-	for _, path := range []string{"/version", "/version/"} {
-		r.Path(path).Handler(health.ServeVersion(health.VersionInfo(s.config.Version)))
-	}
+	r.Path("/version").Methods(http.MethodGet).Handler(health.ServeVersion(health.VersionInfo(s.config.Version)))
+	r.PathPrefix("/version/").HandlerFunc(rest.NotFound)
 	if s.config.Profiling {
 		r.HandleFunc("/debug/pprof/profile", pprof.Profile)
 		r.HandleFunc("/debug/pprof/trace", pprof.Trace)
@@ -65,7 +65,7 @@ func (s *Server) routeOperations(r *mux.Router) {
 		r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 		r.PathPrefix("/debug/pprof/").HandlerFunc(pprof.Index)
 	}
-	r.Path("/").Methods(http.MethodGet).Handler(health.ServeIndex(func() []string { return append(s.apiPaths(), paths...) }))
+	r.Path("/").Handler(health.ServeIndex(func() []string { return append(s.apiPaths(), paths...) }))
 }
 
 // apiPaths are the roots of all that is served, for the index at /.

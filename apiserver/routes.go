@@ -22,17 +22,15 @@ func (s *Server) routes() http.Handler {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	r.NotFoundHandler = http.HandlerFunc(s.notFound)
 	r.MethodNotAllowedHandler = http.HandlerFunc(rest.MethodNotAllowed)
-	get := func(path string, h http.HandlerFunc) {
-		r.Path(path).Methods(http.MethodGet, http.MethodHead).Handler(h)
-	}
+	get := func(path string, h http.HandlerFunc) { r.Path(path).Methods(http.MethodGet).Handler(h) }
 
 	// What there is.
-	for _, p := range []string{"/api", "/api/", "/apis", "/apis/", "/api/{version}", "/apis/{group}", "/apis/{group}/{version}"} {
-		get(p, s.discovery.ServeHTTP)
+	for _, p := range []string{"/api", "/apis", "/api/{version}", "/apis/{group}", "/apis/{group}/{version}"} {
+		r.Path(p).Handler(s.discovery)
 	}
-	get("/openapi/v2", s.openapi.ServeV2)
-	r.PathPrefix("/openapi/v3").Methods(http.MethodGet).HandlerFunc(s.openapi.ServeV3)
-	get(strings.TrimSuffix(openapi.UIPath, "/"), http.RedirectHandler(openapi.UIPath, http.StatusMovedPermanently).ServeHTTP)
+	r.Path("/openapi/v2").HandlerFunc(s.openapi.ServeV2)
+	r.PathPrefix("/openapi/v3").HandlerFunc(s.openapi.ServeV3)
+	r.Path(strings.TrimSuffix(openapi.UIPath, "/")).Handler(http.RedirectHandler(openapi.UIPath, http.StatusMovedPermanently))
 	r.PathPrefix(openapi.UIPath).Methods(http.MethodGet, http.MethodHead).HandlerFunc(openapi.ServeUI)
 	if s.oidc != nil {
 		get("/.well-known/openid-configuration", s.oidc.ServeConfig)
@@ -59,18 +57,32 @@ func (s *Server) routes() http.Handler {
 			v.HandleFunc(scope+"/{resource}/{name}/{subresource:proxy}/{path:.*}", s.rest.Subresource)
 		}
 	}
-	return r
+	return slashless(r)
+}
+
+// slashless lets a path of the API end in a slash, which is not part of it; only what is behind a proxy may see a difference.
+func slashless(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := strings.TrimSuffix(r.URL.Path, "/")
+		if path != r.URL.Path && (path == "/version" || strings.HasPrefix(r.URL.Path, "/api")) && !strings.Contains(path+"/", "/proxy/") {
+			u := *r.URL
+			u.Path, u.RawPath = path, strings.TrimSuffix(r.URL.RawPath, "/")
+			copied := *r
+			copied.URL, r = &u, &copied
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // collection: all objects of a resource.
 func (s *Server) collection(r *mux.Router, path string) {
-	r.HandleFunc(path, s.byMethod(map[string]http.HandlerFunc{http.MethodGet: s.listOrWatch, http.MethodHead: s.listOrWatch,
+	r.HandleFunc(path, s.byMethod(map[string]http.HandlerFunc{http.MethodGet: s.listOrWatch,
 		http.MethodPost: s.rest.Create, http.MethodDelete: s.rest.DeleteCollection}))
 }
 
 // object: one of them.
 func (s *Server) object(r *mux.Router, path string) {
-	r.HandleFunc(path, s.byMethod(map[string]http.HandlerFunc{http.MethodGet: s.rest.Get, http.MethodHead: s.rest.Get,
+	r.HandleFunc(path, s.byMethod(map[string]http.HandlerFunc{http.MethodGet: s.rest.Get,
 		http.MethodPut: s.rest.Update, http.MethodPatch: s.rest.Patch, http.MethodDelete: s.rest.Delete}))
 }
 

@@ -264,7 +264,7 @@ func (c *nodeLifecycle) taintQueued(ctx context.Context) {
 			if !found {
 				continue
 			}
-			ready := nodeCondition(node.Status.Conditions, corev1.NodeReady)
+			ready := c.readyOf(node)
 			if ready == nil {
 				continue
 			}
@@ -277,6 +277,16 @@ func (c *nodeLifecycle) taintQueued(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// readyOf is the Ready condition as the monitor left it: what it has just written may not have come back through the cache.
+func (c *nodeLifecycle) readyOf(node *corev1.Node) *corev1.NodeCondition {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := c.health[node.Name]; h != nil && h.ready != nil {
+		return h.ready
+	}
+	return nodeCondition(node.Status.Conditions, corev1.NodeReady)
 }
 
 // syncNoSchedule makes a node's NoSchedule taints equal to its conditions.

@@ -26,6 +26,9 @@ func (limitRanger) Name() string { return "LimitRanger" }
 
 func (p limitRanger) Admit(ctx context.Context, a *Attributes) error {
 	pod := a.newPod()
+	if a.resizes() {
+		pod, _ = a.Object.(*corev1.Pod)
+	}
 	if pod == nil {
 		return nil
 	}
@@ -42,6 +45,9 @@ func (p limitRanger) Admit(ctx context.Context, a *Attributes) error {
 	}
 	return nil
 }
+
+// resizes: the containers of a running pod are to get other amounts.
+func (a *Attributes) resizes() bool { return a.Operation == Update && a.Subresource == "resize" }
 
 // prescribe fills in amounts that containers leave open, and notes in an annotation which.
 func prescribe(pod *corev1.Pod, item *corev1.LimitRangeItem) {
@@ -83,7 +89,7 @@ func (p limitRanger) Validate(ctx context.Context, a *Attributes) error {
 	var check func(*corev1.LimitRangeItem) []error
 	switch o := a.Object.(type) {
 	case *corev1.Pod:
-		if !a.is("", "Pod", Create) {
+		if !a.is("", "Pod", Create) && !a.resizes() {
 			return nil
 		}
 		check = func(item *corev1.LimitRangeItem) []error { return podWithin(o, item) }

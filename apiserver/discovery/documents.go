@@ -99,7 +99,10 @@ func aggregatedResource(k *kinds.Kind) apidiscoveryv2.APIResourceDiscovery {
 		if kind.Kind == "" {
 			kind.Kind = k.Kind
 		}
-		if kind.Group == k.Group && kind.Version == k.Version {
+		switch own := kind.Group == k.Group && kind.Version == k.Version || kind.Group+kind.Version == ""; {
+		case own && k.Custom != nil:
+			kind.Group, kind.Version = k.Group, k.Version // as upstream's server of custom resources does
+		case own:
 			kind.Group, kind.Version = "", ""
 		}
 		r.Subresources = append(r.Subresources, apidiscoveryv2.APISubresourceDiscovery{Subresource: sub.Name, ResponseKind: &kind, Verbs: sub.Verbs})

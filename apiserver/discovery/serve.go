@@ -6,15 +6,16 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"mime"
 	"net/http"
 	"strings"
 	"sync"
 
 	"orrery/apiserver/kinds"
+	"orrery/apiserver/rest"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
 )
 
 // Handler answers /api, /apis and everything below them that is not a resource.
@@ -30,6 +31,9 @@ type Handler struct {
 	docs    map[string]document
 }
 
+// aggregate marks the other document of a path.
+const aggregate = " aggregated"
+
 // document is one answer, ready to be sent.
 type document struct {
 	body []byte
@@ -41,67 +45,94 @@ func New(table *kinds.Table, serverAddress string) *Handler {
 	return &Handler{table: table, serverAddress: serverAddress}
 }
 
-// aggregatedType is the media type that asks for aggregated discovery, with the version to be filled in.
-const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=%s;as=APIGroupDiscoveryList"
+// aggregatedType is the media type that asks for aggregated discovery.
+const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 // ServeHTTP answers r.URL.Path, or with 404 when nothing of that group is served.
+// The documents of /apis and of groups upstream gives to any method.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path := strings.TrimSuffix(r.URL.Path, "/")
-	contentType := "application/json"
-	key := path
-	if path == "/api" || path == "/apis" {
-		w.Header().Set("Vary", "Accept")
-		if v := aggregatedVersion(r.Header.Values("Accept")); v != "" {
-			key += " " + v
-			contentType = fmt.Sprintf(aggregatedType, v)
-		}
-	}
-	doc, ok, err := h.document(key)
-	if err != nil {
+	path := r.URL.Path
+	root := path == "/api" || path == "/apis"
+	doc, ok, err := h.document(path)
+	switch {
+	case err != nil:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
-	}
-	if !ok {
+	case !ok && h.knowsGroup(path):
+		rest.NotFound(w, r)
+		return
+	case !ok:
 		http.NotFound(w, r)
 		return
+	case r.Method != http.MethodGet && (strings.HasPrefix(path, "/api/") || path == "/api" || strings.Count(path, "/") == 3):
+		rest.MethodNotAllowed(w, r)
+		return
 	}
-	if key != path {
+	contentType, err := negotiate(r, root)
+	if err != nil {
+		rest.WriteError(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	if root {
+		w.Header().Set("Vary", "Accept")
+	}
+	body := doc.body
+	switch contentType {
+	case aggregatedType:
+		if doc, _, err = h.document(path + aggregate); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		body = doc.body
 		w.Header().Set("ETag", doc.etag)
 		w.Header().Set("Cache-Control", "public")
 		if r.Header.Get("If-None-Match") == doc.etag {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
+	case "application/yaml":
+		if body, err = yaml.JSONToYAML(body); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
 	}
-	w.Header().Set("Content-Type", contentType)
-	_, _ = w.Write(doc.body) // a client that went away is not our error
+	_, _ = w.Write(body) // a client that went away is not our error
+}
+
+// knowsGroup reports whether the group in a path has other versions than the path's.
+func (h *Handler) knowsGroup(path string) bool {
+	parts := strings.Split(path, "/")
+	if parts[1] == "api" {
+		return true
+	}
+	return len(parts) > 3 && h.Serves("/apis/"+parts[2])
+}
+
+// negotiate picks the first form that the client accepts: for the two roots there is one more.
+func negotiate(r *http.Request, root bool) (contentType string, err error) {
+	err = rest.ErrNotRepresentable
+	for _, c := range rest.Accepted(r) {
+		switch as := c.Params["as"]; c.MediaType {
+		case "application/json", "*/*", "application/*":
+			if as == "" {
+				return "application/json", nil
+			}
+			if root && as == "APIGroupDiscoveryList" && c.Params["g"] == "apidiscovery.k8s.io" && c.Params["v"] == "v2" {
+				return aggregatedType, nil
+			}
+			err = rest.ErrNotAcceptable
+		case "application/yaml":
+			return "application/yaml", nil
+		}
+	}
+	return "", err
 }
 
 // Serves reports whether path is a discovery document at present.
 func (h *Handler) Serves(path string) bool {
 	_, ok, err := h.document(strings.TrimSuffix(path, "/"))
 	return ok && err == nil
-}
-
-// aggregatedVersion returns v2 or v2beta1 when the client accepts aggregated
-// discovery before plain JSON, else "". Parameters may come in any order.
-func aggregatedVersion(accept []string) string {
-	for _, clause := range strings.Split(strings.Join(accept, ","), ",") {
-		mediaType, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
-		if err != nil {
-			continue
-		}
-		if params["g"] == "apidiscovery.k8s.io" && params["as"] == "APIGroupDiscoveryList" {
-			if v := params["v"]; mediaType == "application/json" && (v == "v2" || v == "v2beta1") {
-				return v
-			}
-			continue
-		}
-		if mediaType == "application/json" || mediaType == "*/*" || mediaType == "application/*" {
-			return ""
-		}
-	}
-	return ""
 }
 
 // document returns one answer, building all of them if the table has changed.
@@ -152,12 +183,8 @@ func (h *Handler) build(groups []group) (map[string]document, error) {
 		}
 	}
 	objects["/apis"] = list
-	for _, v := range []string{"v2", "v2beta1"} {
-		for path, core := range map[string]bool{"/api": true, "/apis": false} {
-			doc := aggregated(groups, core)
-			doc.APIVersion = "apidiscovery.k8s.io/" + v
-			objects[path+" "+v] = doc
-		}
+	for path, core := range map[string]bool{"/api": true, "/apis": false} {
+		objects[path+aggregate] = aggregated(groups, core)
 	}
 	docs := map[string]document{}
 	for key, obj := range objects {

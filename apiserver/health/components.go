@@ -13,8 +13,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 const (
@@ -54,7 +56,7 @@ func (c *Components) Read(ctx context.Context, name string) ([]runtime.Object, e
 	slices.Sort(names)
 	if name != "" {
 		if !slices.Contains(names, name) {
-			return nil, fmt.Errorf("Component not found: %s", name)
+			return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "componentstatus"}, name)
 		}
 		names = []string{name}
 	}

@@ -66,7 +66,7 @@ func TestComponentsAreAskedHowTheyAre(t *testing.T) {
 			}
 		})
 	}
-	if _, err := (&Components{}).Read(t.Context(), "kubelet"); err == nil || err.Error() != "Component not found: kubelet" {
+	if _, err := (&Components{}).Read(t.Context(), "kubelet"); err == nil || err.Error() != `componentstatus "kubelet" not found` {
 		t.Errorf("a component that there is not: %v", err)
 	}
 }

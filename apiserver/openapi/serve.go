@@ -73,18 +73,19 @@ func (h *Handler) ServeV2(w http.ResponseWriter, r *http.Request) {
 
 // ServeV3 answers /openapi/v3 and /openapi/v3/<group version>.
 func (h *Handler) ServeV3(w http.ResponseWriter, r *http.Request) {
-	key := strings.Trim(strings.TrimPrefix(r.URL.Path, "/openapi/v3"), "/")
+	key := strings.TrimPrefix(r.URL.Path, "/openapi/v3")
 	if key == "" {
 		h.serveIndex(w, r)
 		return
 	}
+	key = strings.TrimPrefix(key, "/")
 	doc, err := h.groupVersion(key)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	if doc == nil {
-		http.NotFound(w, r)
+		w.WriteHeader(http.StatusNotFound)
 		return
 	}
 	// A hash in the URL lets clients keep the document for ever; a stale hash leads to the new one.

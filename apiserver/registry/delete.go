@@ -76,38 +76,35 @@ func (r *Resource) deleteOnce(ctx context.Context, cur store.Entry, old runtime.
 		return nil, false, false, cur, err
 	}
 	r.mark(obj, m, options)
-	if r.ready(obj, m) {
-		if o.DryRun {
-			return old, true, false, cur, nil
-		}
-		e, err := r.registry.store.Delete(ctx, cur.Key, cur.Revision)
-		if errors.Is(err, store.ErrConflict) {
-			return nil, false, true, e, nil
-		}
-		if err != nil {
-			return nil, false, false, cur, r.storeError(err, m.GetName())
-		}
-		r.wrote(e.Revision)
-		r.afterDelete(ctx, old)
-		return old, true, false, e, nil
+	ready := r.ready(obj, m)
+	if o.DryRun {
+		return obj, ready, false, cur, nil
 	}
 	value, err := Encode(r.Kind, obj)
 	if err != nil {
 		return nil, false, false, cur, apierrors.NewInternalError(err)
 	}
-	if o.DryRun || string(value) == string(cur.Value) {
-		return obj, false, false, cur, nil
+	next := cur
+	if marked := string(value) != string(cur.Value); marked {
+		// Also before it goes at once: whoever watches sees the mark first, then the end.
+		if next, err = r.registry.store.Update(ctx, cur.Key, value, cur.Revision, r.Kind.TTL); err == nil {
+			r.wrote(next.Revision)
+		}
 	}
-	next, err := r.registry.store.Update(ctx, cur.Key, value, cur.Revision, r.Kind.TTL)
-	if errors.Is(err, store.ErrConflict) {
+	if ready && err == nil {
+		if next, err = r.registry.store.Delete(ctx, cur.Key, next.Revision); err == nil {
+			r.wrote(next.Revision)
+			r.afterDelete(ctx, old)
+		}
+	}
+	switch {
+	case errors.Is(err, store.ErrConflict):
 		return nil, false, true, next, nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, false, false, cur, r.storeError(err, m.GetName())
 	}
-	r.wrote(next.Revision)
 	out, err := Decode(r.Kind, value, next.Revision)
-	return out, false, false, next, err
+	return out, ready, false, next, err
 }
 
 // mark changes the object as the beginning of its deletion does: when it is to
@@ -127,15 +124,12 @@ func (r *Resource) mark(obj runtime.Object, m metav1.Object, options *metav1.Del
 			if r.Kind.GracePeriod != nil && options.GracePeriodSeconds != nil {
 				m.SetDeletionTimestamp(&shorter)
 				m.SetDeletionGracePeriodSeconds(&grace)
-				if m.GetGeneration() > 0 {
-					m.SetGeneration(m.GetGeneration() + 1)
-				}
 			}
 		}
 		return
 	}
-	if grace == 0 && !held {
-		return // it goes at once
+	if r.Kind.GracePeriod == nil && !held {
+		return // it goes at once, and needs no mark
 	}
 	at := metav1.NewTime(now.Add(time.Duration(grace) * time.Second))
 	m.SetDeletionTimestamp(&at)

@@ -34,7 +34,8 @@ type WriteOptions struct {
 	Validate func(ctx context.Context, obj, old runtime.Object) error
 	// CreateMissing lets Update create what is not there.
 	CreateMissing bool
-	// AnyVersion writes over any resourceVersion, even of a kind that requires one.
+	// AnyVersion writes over any resourceVersion, even of a kind that requires one, and
+	// does not take the uid for a precondition: a patch is made of what is there.
 	AnyVersion bool
 }
 
@@ -58,8 +59,8 @@ func (r *Resource) Create(ctx context.Context, namespace string, obj runtime.Obj
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	if m.GetResourceVersion() != "" {
-		return nil, errors.New("resourceVersion should not be set on objects to be created")
+	if m.GetResourceVersion() != "" && o.DryRun {
+		m.SetResourceVersion("")
 	}
 	generated := m.GetName() == "" && m.GetGenerateName() != ""
 	for try := 0; ; try++ {
@@ -123,6 +124,9 @@ func (r *Resource) createOnce(ctx context.Context, namespace string, obj runtime
 			return nil, apierrors.NewAlreadyExists(k.GR(), m.GetName())
 		}
 		return stored(k, obj, value, "")
+	}
+	if m.GetResourceVersion() != "" {
+		return nil, errors.New("resourceVersion should not be set on objects to be created")
 	}
 	rev, err := r.registry.store.Create(ctx, key, value, k.TTL)
 	if err != nil {
@@ -295,7 +299,7 @@ func (r *Resource) updateOnce(ctx context.Context, name string, cur store.Entry,
 // nothing, or what is stored, about its resourceVersion and uid.
 func (r *Resource) checkVersion(m, om metav1.Object, name, key string, pinned bool, o WriteOptions) error {
 	k := r.Kind
-	if uid := m.GetUID(); uid != "" && uid != om.GetUID() {
+	if uid := m.GetUID(); uid != "" && uid != om.GetUID() && !o.AnyVersion {
 		return apierrors.NewConflict(k.GR(), name, fmt.Errorf("StorageError: invalid object, Code: 4, Key: %s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v", key, uid, om.GetUID()))
 	}
 	if pinned && m.GetResourceVersion() != om.GetResourceVersion() {
@@ -316,7 +320,9 @@ func (r *Resource) checkVersion(m, om metav1.Object, name, key string, pinned bo
 // Upstream: staging/src/k8s.io/apiserver/pkg/registry/rest/update.go, BeforeUpdate.
 func (r *Resource) prepareUpdate(ctx context.Context, obj, old runtime.Object, m, om metav1.Object, o WriteOptions) (func(bool), error) {
 	k := r.Kind
-	m.SetUID(om.GetUID())
+	if m.GetUID() == "" {
+		m.SetUID(om.GetUID())
+	}
 	m.SetCreationTimestamp(om.GetCreationTimestamp())
 	if om.GetDeletionTimestamp() != nil { // else validation refuses what the client says
 		m.SetDeletionTimestamp(om.GetDeletionTimestamp())

@@ -93,9 +93,7 @@ func decodeInto(ctx context.Context, body []byte, contentType, validation string
 		if validation == metav1.FieldValidationStrict {
 			return nil, decodeError(strict, gvk, want, body)
 		}
-		for _, e := range strict.Errors() {
-			warning.Add(ctx, e.Error())
-		}
+		warn(ctx, strict.Errors())
 		err = nil
 	}
 	if err != nil {
@@ -105,7 +103,7 @@ func decodeInto(ctx context.Context, body []byte, contentType, validation string
 		return nil, decodeError(fmt.Errorf("converting (%s) to (%s.%s): unknown conversion",
 			strings.TrimPrefix(reflect.TypeOf(obj).String(), "*"), internalName(want.Group), want.Kind), gvk, want, body)
 	}
-	if gvk != nil && gvk.GroupVersion() != want.GroupVersion() && !sharedGroup(into) {
+	if gvk != nil && gvk.GroupVersion() != want.GroupVersion() {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", gvk.GroupVersion(), want.GroupVersion()))
 	}
 	return obj, nil
@@ -140,16 +138,21 @@ func (q *request) decode(ctx context.Context, body []byte, contentType, validati
 	case validation == metav1.FieldValidationStrict:
 		return nil, decodeError(runtime.NewStrictDecodingError(problems), &gvk, gvk, body)
 	}
-	for _, e := range problems {
-		warning.Add(ctx, e.Error())
-	}
+	warn(ctx, problems)
 	return u, nil
 }
 
-// sharedGroup: DeleteOptions come under any group's name.
-func sharedGroup(obj runtime.Object) bool {
-	_, ok := obj.(*metav1.DeleteOptions)
-	return ok
+// warn tells the client what was overlooked in its body. Of YAML one error tells it all, a line each.
+func warn(ctx context.Context, problems []error) {
+	for _, e := range problems {
+		_, lines, ok := strings.Cut(e.Error(), "yaml: unmarshal errors:\n")
+		if !ok {
+			lines = e.Error()
+		}
+		for line := range strings.SplitSeq(lines, "\n") {
+			warning.Add(ctx, strings.TrimSpace(line))
+		}
+	}
 }
 
 // undecodable is the refusal of a body, and why it could not be read.

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"orrery/apiserver/admission"
@@ -23,12 +24,19 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	}
 	o := &metav1.DeleteOptions{}
 	if len(body) > 0 {
-		gvk := schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"} // registered in every group
-		obj, err := decodeInto(r.Context(), body, r.Header.Get("Content-Type"), metav1.FieldValidationIgnore, gvk, o)
+		codec, err := codecFor(r.Header.Get("Content-Type"), false)
 		if err != nil {
 			return nil, err
 		}
-		o = obj.(*metav1.DeleteOptions)
+		gvk := schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"} // registered in every group
+		obj, _, err := codec.Decode(body, &gvk, o)
+		if err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		var ok bool
+		if o, ok = obj.(*metav1.DeleteOptions); !ok {
+			return nil, errors.New("decoded object cannot be converted to DeleteOptions")
+		}
 	} else {
 		v := r.URL.Query()
 		if err := metav1.Convert_url_Values_To_v1_DeleteOptions(&v, o, nil); err != nil {

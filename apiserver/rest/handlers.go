@@ -94,7 +94,7 @@ func (h *Handlers) begin(r *http.Request, verb string) (*request, error) {
 		q.Namespace = ""
 	}
 	f, err := negotiate(r)
-	if err == errNotRepresentable && verb == "list" {
+	if err == ErrNotRepresentable && verb == "list" {
 		err = errListNotRepresentable
 	}
 	if err != nil {
@@ -139,7 +139,7 @@ func (h *Handlers) answer(w http.ResponseWriter, r *http.Request, q *request, co
 	case asPartial:
 		out, err = partial(hub, q.form.version)
 	default:
-		err = errNotAcceptable
+		err = notAcceptable("you requested PartialObjectMetadataList, but the requested object is not a list (" + internalType(hub) + ")")
 	}
 	if err != nil {
 		WriteError(w, r, err)
@@ -166,7 +166,7 @@ func (h *Handlers) get(w http.ResponseWriter, r *http.Request, q *request) {
 	} else if rv == "" {
 		obj, err = q.res.Get(r.Context(), q.Namespace, q.Name)
 	} else if n, perr := parseRevision(rv); perr != nil {
-		err = apierrors.NewBadRequest("invalid resource version: " + perr.Error())
+		err = perr // a 500, as upstream
 	} else {
 		obj, err = q.res.CachedAt(r.Context(), q.Namespace, q.Name, n)
 	}
@@ -179,7 +179,7 @@ func (h *Handlers) get(w http.ResponseWriter, r *http.Request, q *request) {
 
 // named puts the object's name into a NotFound that came without.
 func named(err error, q *request) error {
-	if apierrors.IsNotFound(err) && q.Name != "" {
+	if apierrors.IsNotFound(err) && q.Name != "" && q.res != nil {
 		return apierrors.NewNotFound(q.kind.GR(), q.Name)
 	}
 	return err

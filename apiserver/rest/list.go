@@ -31,6 +31,10 @@ func listOptions(r *http.Request, q *request, watch bool) (*internalversion.List
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	o.Watch = watch
+	if initial := o.ResourceVersion == "" || o.ResourceVersion == "0"; watch && initial && o.Continue != "" {
+		// What is there is sent first, as if that had been asked for; a page of it cannot be.
+		o.ResourceVersionMatch = metav1.ResourceVersionMatchNotOlderThan
+	}
 	if errs := validation.ValidateListOptions(&o, true); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
 	}
@@ -108,6 +112,9 @@ func fieldLabel(k *kinds.Kind, label string) (func(runtime.Object) string, error
 	}
 	if f, ok := k.FieldLabels[label]; ok {
 		return f, nil
+	}
+	if k.FieldLabels == nil && k.Custom == nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf(`%q is not a known field selector: only "metadata.name", "metadata.namespace"`, label))
 	}
 	return nil, apierrors.NewBadRequest("field label not supported: " + label)
 }
@@ -267,7 +274,7 @@ func (h *Handlers) answerList(w http.ResponseWriter, r *http.Request, q *request
 	case asPartialList:
 		out, err = partialList(p, q.form.version)
 	default:
-		err = errNotAcceptable
+		err = notAcceptable("you requested PartialObjectMetadata, but the requested object is a list (" + internalType(q.kind.NewList()) + ")")
 	}
 	if err != nil {
 		WriteError(w, r, err)

@@ -2,14 +2,19 @@ package rest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"mime"
 	"net/http"
+	"path"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
 	"orrery/apiserver/warning"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
@@ -37,22 +42,44 @@ type form struct {
 	pretty  bool
 }
 
-// negotiate picks the first form in the Accept header that we can make.
+// Clause is one of the forms in which a client takes an answer.
+type Clause struct {
+	MediaType string
+	Params    map[string]string
+	quality   float64
+}
+
+// Accepted are the forms in a request's Accept header, the best first; a client that says nothing takes any.
 //
-// Upstream: staging/src/k8s.io/apiserver/pkg/endpoints/handlers/negotiation/negotiate.go.
-func negotiate(r *http.Request) (form, error) {
-	accept := r.Header.Get("Accept")
+// Upstream: github.com/munnerz/goautoneg, ParseAccept.
+func Accepted(r *http.Request) (all []Clause) {
+	accept := strings.Join(r.Header.Values("Accept"), ",")
 	if accept == "" {
 		accept = "*/*"
 	}
-	known := false
-	for _, clause := range strings.Split(accept, ",") {
-		media, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
+	for _, text := range strings.Split(accept, ",") {
+		media, params, err := mime.ParseMediaType(strings.TrimSpace(text))
 		if err != nil {
 			continue
 		}
-		f := form{as: params["as"], version: params["v"]}
-		switch media {
+		c := Clause{media, params, 1}
+		if q, err := strconv.ParseFloat(params["q"], 64); err == nil {
+			c.quality = q
+		}
+		all = append(all, c)
+	}
+	slices.SortStableFunc(all, func(a, b Clause) int { return cmp.Compare(b.quality, a.quality) })
+	return all
+}
+
+// negotiate picks the first form that we can make.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/endpoints/handlers/negotiation/negotiate.go.
+func negotiate(r *http.Request) (form, error) {
+	known := false
+	for _, c := range Accepted(r) {
+		f, params := form{as: c.Params["as"], version: c.Params["v"]}, c.Params
+		switch c.MediaType {
 		case mediaJSON, "*/*", "application/*":
 			f.mediaType = mediaJSON
 			f.pretty = wantsPretty(r)
@@ -69,9 +96,9 @@ func negotiate(r *http.Request) (form, error) {
 		}
 	}
 	if !known {
-		return form{}, errNotRepresentable
+		return form{}, ErrNotRepresentable
 	}
-	return form{}, errNotAcceptable
+	return form{}, ErrNotAcceptable
 }
 
 // known reports whether the transformation that is asked for exists.
@@ -87,19 +114,32 @@ func (f form) known(group string) bool {
 	return false
 }
 
-var errNotAcceptable = statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
-	"only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf")
+func notAcceptable(text string) error {
+	return statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, text)
+}
 
-// The first two are for media types that no answer has (what can be watched has
-// more of them), errNotAcceptable is for forms that a known media type cannot
-// have: upstream's router says the former, its handlers the latter.
+// internalType is what upstream calls the type of an object in such texts.
+func internalType(obj runtime.Object) string {
+	t := reflect.TypeOf(obj).Elem()
+	return "*" + path.Base(path.Dir(t.PkgPath())) + "." + t.Name()
+}
+
+// ErrNotAcceptable is for forms that a known media type cannot have.
+var ErrNotAcceptable = notAcceptable("only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf")
+
 const notRepresentable = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf"
 
+// ErrNotRepresentable is for media types that no answer has (what can be watched has more of them): upstream's router
+// says this, its handlers the other.
 var (
-	errNotRepresentable     = statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, notRepresentable)
-	errListNotRepresentable = statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
-		notRepresentable+", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch")
+	ErrNotRepresentable     = byRouter(notRepresentable)
+	errListNotRepresentable = byRouter(notRepresentable + ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch")
 )
+
+func byRouter(text string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusNotAcceptable,
+		Reason: metav1.StatusReasonNotAcceptable, Message: text, Details: &metav1.StatusDetails{}}}
+}
 
 var errUnsupportedMedia = statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
 	"the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf")

@@ -11,8 +11,6 @@ import (
 	"reflect"
 	"strings"
 
-	"orrery/apiserver/warning"
-
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -25,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -161,85 +160,116 @@ func (p *patch) on(ctx context.Context, q *request, live runtime.Object) (runtim
 		if err != nil {
 			return nil, err
 		}
-		after, err := p.onJSON(before)
+		after, again, err := p.onJSON(before)
 		if err != nil {
 			return nil, err
 		}
 		obj, err := q.decode(ctx, after, mediaJSON, p.options.FieldValidation)
 		var bad *undecodable
-		if errors.As(err, &bad) {
+		switch strict := p.options.FieldValidation == metav1.FieldValidationStrict; {
+		case errors.As(err, &bad):
+			if more, ok := runtime.AsStrictDecodingError(bad.cause); ok {
+				bad.cause = runtime.NewStrictDecodingError(append(again, more.Errors()...))
+			}
 			return nil, badPatch(string(after), bad.cause)
+		case err == nil && strict && len(again) > 0:
+			return nil, badPatch(string(after), runtime.NewStrictDecodingError(again))
 		}
+		warn(ctx, again)
 		return obj, err
 	}
 	return nil, errPatchMedia
 }
 
-func (p *patch) onJSON(before []byte) ([]byte, error) {
+// read parses the patch, and finds what stands twice in it or is not known, unless nobody wants to hear of that.
+func (p *patch) read(into any) (strict []error, err error) {
+	strict, err = kjson.UnmarshalStrict(p.body, into)
+	if p.options.FieldValidation == metav1.FieldValidationIgnore {
+		strict = nil
+	}
+	return strict, err
+}
+
+// jsonPatchOp is one operation of a JSON patch.
+type jsonPatchOp struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	From  string `json:"from"`
+	Value any    `json:"value"`
+}
+
+func (p *patch) onJSON(before []byte) (after []byte, strict []error, err error) {
 	if p.kind == types.MergePatchType {
-		var body map[string]any
-		if err := json.Unmarshal(p.body, &body); err != nil {
-			return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
+		strict, err := p.read(&map[string]any{})
+		if err != nil {
+			return nil, nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
 		}
 		after, err := jsonpatch.MergePatch(before, p.body)
 		if err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
+			return nil, nil, apierrors.NewBadRequest(err.Error())
 		}
-		return after, nil
+		return after, strict, nil
 	}
-	var operations []map[string]any
-	if err := json.Unmarshal(p.body, &operations); err != nil {
+	var operations []jsonPatchOp
+	if strict, err = p.read(&operations); err != nil {
 		// The text names the type that upstream unmarshals into.
-		return nil, apierrors.NewBadRequest("error decoding patch: " + strings.Replace(err.Error(), "[]map[string]interface {}", "[]handlers.jsonPatchOp", 1))
+		return nil, nil, apierrors.NewBadRequest("error decoding patch: " + strings.Replace(err.Error(), "rest.jsonPatchOp", "handlers.jsonPatchOp", 1))
+	}
+	for i, e := range strict {
+		strict[i] = fmt.Errorf("json patch %w", e)
 	}
 	if len(operations) > maxPatchOperations {
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(operations)))
+		return nil, nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(operations)))
 	}
 	decoded, err := jsonpatch.DecodePatch(p.body)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, nil, apierrors.NewBadRequest(err.Error())
 	}
-	after, err := decoded.Apply(before)
-	if err != nil {
-		return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+	if after, err = decoded.Apply(before); err != nil {
+		return nil, nil, unprocessable(err)
 	}
-	return after, nil
+	return after, strict, nil
+}
+
+func unprocessable(err error) error {
+	return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 }
 
 // strategic merges with the patch strategies in the Go type's struct tags.
 func (p *patch) strategic(ctx context.Context, q *request, live runtime.Object) (runtime.Object, error) {
 	var body map[string]any
-	if err := json.Unmarshal(p.body, &body); err != nil {
-		return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
+	again, err := p.read(&body)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(live)
 	if err != nil {
 		return nil, err
 	}
-	after, err := strategicpatch.StrategicMergeMapPatch(before, normalize(body).(map[string]any), q.kind.New())
+	after, err := strategicpatch.StrategicMergeMapPatch(before, body, q.kind.New())
 	switch {
 	case errors.Is(err, mergepatch.ErrBadJSONDoc), errors.Is(err, mergepatch.ErrBadPatchFormatForPrimitiveList),
 		errors.Is(err, mergepatch.ErrBadPatchFormatForRetainKeys), errors.Is(err, mergepatch.ErrBadPatchFormatForSetElementOrderList),
 		errors.Is(err, mergepatch.ErrUnsupportedStrategicMergePatchFormat):
 		return nil, apierrors.NewBadRequest(err.Error())
+	case errors.Is(err, mergepatch.ErrNoListOfLists), errors.Is(err, mergepatch.ErrPatchContentNotMatchRetainKeys):
+		return nil, unprocessable(err)
 	case err != nil:
-		return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+		return nil, err // a 500, as upstream
 	}
 	obj := q.kind.New()
 	validation := p.options.FieldValidation
 	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(after, obj, validation != metav1.FieldValidationIgnore)
 	if strict, ok := runtime.AsStrictDecodingError(err); ok {
-		if validation == metav1.FieldValidationStrict {
-			return nil, badPatch(fmt.Sprintf("%+v", body), strict)
-		}
-		for _, e := range strict.Errors() {
-			warning.Add(ctx, e.Error())
-		}
-		err = nil
+		again, err = append(again, strict.Errors()...), nil
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, badPatch(fmt.Sprintf("%+v", body), err)
+	case len(again) > 0 && validation == metav1.FieldValidationStrict:
+		return nil, badPatch(fmt.Sprintf("%+v", body), runtime.NewStrictDecodingError(again))
 	}
+	warn(ctx, again)
 	obj.GetObjectKind().SetGroupVersionKind(q.kind.GVK())
 	return obj, nil
 }
@@ -259,23 +289,14 @@ func (h *Handlers) applied(ctx context.Context, q *request, p *patch, cur runtim
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
 	normalize(intent.Object)
-	if p.options.FieldValidation != metav1.FieldValidationIgnore {
-		if err := strictYAML(ctx, p, intent); err != nil {
-			return nil, err
+	if again := yaml.UnmarshalStrict(p.body, &map[string]any{}); again != nil {
+		switch p.options.FieldValidation {
+		case metav1.FieldValidationStrict:
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", again))
+		case metav1.FieldValidationIgnore:
+		default:
+			warn(ctx, []error{again})
 		}
-	}
-	if len(intent.GetManagedFields()) > 0 {
-		return nil, apierrors.NewBadRequest("metadata.managedFields must be nil")
-	}
-	if gvk := intent.GroupVersionKind(); gvk != q.kind.GVK() {
-		if gvk.Kind == "" {
-			return nil, apierrors.NewBadRequest("Object 'Kind' is missing")
-		}
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("Incorrect version specified in apply patch. Specified patch version: %s, expected: %s", gvk.GroupVersion(), q.kind.GV()))
-	}
-	// A copy, because what is missing is filled in, and errors are about what was sent.
-	if err := q.fits(intent.DeepCopy(), true); err != nil {
-		return nil, err
 	}
 	live := q.kind.New()
 	live.GetObjectKind().SetGroupVersionKind(q.kind.GVK())
@@ -300,6 +321,9 @@ func (h *Handlers) applied(ctx context.Context, q *request, p *patch, cur runtim
 		return nil, err
 	}
 	if cur == nil {
+		if uid := intent.GetUID(); uid != "" {
+			return nil, apierrors.NewConflict(q.kind.GR(), q.Name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
+		}
 		return h.admitCreate(ctx, q, obj, "-", &metav1.CreateOptions{DryRun: p.options.DryRun, FieldManager: p.options.FieldManager}, p.dryRun)
 	}
 	if obj, err = h.defaulted(q, obj); err != nil {
@@ -307,19 +331,4 @@ func (h *Handlers) applied(ctx context.Context, q *request, p *patch, cur runtim
 	}
 	unpin(obj, cur)
 	return h.admitUpdate(ctx, q, cur, obj, "-", &p.options, p.dryRun)
-}
-
-// strictYAML finds keys that stand twice in an applied body.
-func strictYAML(ctx context.Context, p *patch, intent *unstructured.Unstructured) error {
-	var again map[string]any
-	err := yaml.UnmarshalStrict(p.body, &again)
-	switch {
-	case err == nil:
-		return nil
-	case p.options.FieldValidation == metav1.FieldValidationStrict:
-		gvk := intent.GroupVersionKind()
-		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: strict decoding error: %v", gvk.Kind, gvk.Version, gvk.Kind, err))
-	}
-	warning.Add(ctx, err.Error())
-	return nil
 }

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"orrery/apiserver/admission"
@@ -32,6 +33,8 @@ func (h *Handlers) Subresource(w http.ResponseWriter, r *http.Request) {
 	}
 	key := q.kind.GR().String() + "/" + sub.Name
 	switch connecter, creates := h.Hooks.Connect[key], h.Hooks.Create[key]; {
+	case connecter != nil && (r.Method == http.MethodHead || !slices.Contains(sub.Verbs, verb(r, q.Name, false))) && sub.Name != "proxy":
+		WriteError(w, r, notAllowed())
 	case connecter != nil:
 		h.connect(w, r, q, connecter)
 	case creates != nil && q.Verb == "create":

@@ -7,6 +7,7 @@ import (
 
 	"orrery/apiserver/kinds"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -34,8 +35,8 @@ func (h *Handlers) table(r *http.Request, q *request, objects []runtime.Object, 
 	if err != nil {
 		return nil, err
 	}
-	if err := check("TableOptions", validation.ValidateTableOptions(&o)); err != nil {
-		return nil, err
+	if errs := validation.ValidateTableOptions(&o); len(errs) > 0 {
+		return nil, apierrors.NewBadRequest("Unable to convert to Table as requested: " + errs[0].Error())
 	}
 	t := &metav1.Table{ListMeta: m, Rows: make([]metav1.TableRow, 0, len(objects))}
 	t.SetGroupVersionKind(metaGVK(q.form.version, "Table"))

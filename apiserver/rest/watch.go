@@ -65,7 +65,7 @@ func (h *Handlers) watch(w http.ResponseWriter, r *http.Request, q *request) err
 	}
 	s := &stream{h: h, q: q, r: r, options: o, sent: h.WatchEvents(q.kind)}
 	if q.form.as == asPartialList {
-		return errNotAcceptable
+		return ErrNotAcceptable
 	}
 	// What it waits for before its first event, such as a store that is away, is of its time too.
 	ctx, cancel := context.WithTimeout(r.Context(), h.watchTime(o))

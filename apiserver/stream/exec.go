@@ -50,12 +50,15 @@ func (s *Streams) terminal(w http.ResponseWriter, r *http.Request, a *auth.Attri
 
 // terminalURL is where on the kubelet the request goes.
 func (s *Streams) terminalURL(r *http.Request, a *auth.Attributes, what string, t *terminal) (*url.URL, error) {
-	pod, err := s.podStream(r, a)
+	pod, err := s.pod(r, a)
 	if err != nil {
 		return nil, err
 	}
 	name, err := container(pod, t.container)
 	if err != nil {
+		return nil, err
+	}
+	if err := placed(pod); err != nil {
 		return nil, err
 	}
 	location, err := s.kubeletURL(r.Context(), pod.Spec.NodeName, "/"+what+"/"+pod.Namespace+"/"+pod.Name+"/"+name)

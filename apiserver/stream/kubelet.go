@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -136,7 +137,7 @@ func (s *Streams) nodeAddress(node *corev1.Node) (string, error) {
 // Upstream: pkg/registry/core/pod/strategy.go, validateContainer.
 func container(pod *corev1.Pod, asked string) (string, error) {
 	if asked != "" {
-		if !hasContainer(pod, asked) {
+		if !slices.Contains(names(pod), asked) {
 			return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", asked, pod.Name))
 		}
 		return asked, nil
@@ -147,35 +148,18 @@ func container(pod *corev1.Pod, asked string) (string, error) {
 	case 1:
 		return pod.Spec.Containers[0].Name, nil
 	}
-	text := fmt.Sprintf("a container name must be specified for pod %s, choose one of: [%s]", pod.Name, names(pod.Spec.Containers))
-	if len(pod.Spec.InitContainers) > 0 {
-		text += fmt.Sprintf(" or one of the init containers: [%s]", names(pod.Spec.InitContainers))
-	}
-	return "", apierrors.NewBadRequest(text)
+	return "", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: %s", pod.Name, names(pod)))
 }
 
-func hasContainer(pod *corev1.Pod, name string) bool {
-	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
-		for i := range list {
-			if list[i].Name == name {
-				return true
-			}
-		}
+// names are those of all containers of a pod, in the order in which they start.
+func names(pod *corev1.Pod) (all []string) {
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		all = append(all, c.Name)
 	}
-	for i := range pod.Spec.EphemeralContainers {
-		if pod.Spec.EphemeralContainers[i].Name == name {
-			return true
-		}
+	for _, c := range pod.Spec.EphemeralContainers {
+		all = append(all, c.Name)
 	}
-	return false
-}
-
-func names(containers []corev1.Container) string {
-	var list []string
-	for i := range containers {
-		list = append(list, containers[i].Name)
-	}
-	return strings.Join(list, " ")
+	return all
 }
 
 // forward passes a request on as it is, upgrades included. Connection failures become Status errors.
@@ -208,16 +192,12 @@ func isUpgrade(r *http.Request) bool {
 
 var errUpgradeRequired = apierrors.NewBadRequest("Upgrade request required")
 
-// podStream is what exec, attach and portforward have in common: they need an upgrade, a pod and its node.
-func (s *Streams) podStream(r *http.Request, a *auth.Attributes) (*corev1.Pod, error) {
-	pod, err := s.pod(r, a)
-	if err != nil {
-		return nil, err
-	}
+// placed refuses a pod that has no node yet.
+func placed(pod *corev1.Pod) error {
 	if pod.Spec.NodeName == "" {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
+		return apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
 	}
-	return pod, nil
+	return nil
 }
 
 var _ rest.Connecter = (&Streams{}).log

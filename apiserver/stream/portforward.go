@@ -25,7 +25,10 @@ const (
 //
 // Upstream: pkg/registry/core/pod/rest/subresources.go, PortForwardREST.Connect.
 func (s *Streams) portForward(w http.ResponseWriter, r *http.Request, _ *kinds.Kind, a *auth.Attributes, _ string) {
-	pod, err := s.podStream(r, a)
+	pod, err := s.pod(r, a)
+	if err == nil {
+		err = placed(pod)
+	}
 	if err == nil && !isUpgrade(r) {
 		err = errUpgradeRequired
 	}

@@ -94,6 +94,7 @@ func TestAWorkerIsStoppedAndComesBack(t *testing.T) {
 			"445.00 node/w2 Ready=True taints=[unreachable:NoExecute unreachable:NoSchedule]",
 			"445.00 node/w2 Ready=True taints=[unreachable:NoExecute]",
 			"446.00 node/w2 Ready=True taints=[]",
+			"446.00 pod/app@w2 Running Terminating(grace=0) Ready=False() DisruptionTarget=True(DeletionByTaintManager)",
 			"446.00 pod/app@w2 DELETED",
 		)
 		for _, p := range w.pods("app=hello-world") {
@@ -153,6 +154,7 @@ func TestADeadNodeThatIsDeletedLosesItsPods(t *testing.T) {
 		sequences(t, w.recorded(known),
 			"101.00 event/Node/w2 Normal RemovingNode: Node w2 event: Removing Node w2 from Controller (node-controller)",
 			"141.00 pod/app@w2 Failed Ready=False() DisruptionTarget=True(DeletionByPodGC)",
+			"141.00 pod/app@w2 Failed Terminating(grace=0) Ready=False() DisruptionTarget=True(DeletionByPodGC)",
 			"141.00 pod/app@w2 DELETED",
 		)
 	})

@@ -115,6 +115,8 @@ func questions() (all []question) {
 	add("PATCH", "ITEM?dryRun=All", "", "{}")
 	add("PATCH", "ITEM?dryRun=All", jsonBody, "{}")
 	add("PATCH", "LIST/missing?dryRun=All", merge, "{}")
+	add("PATCH", "ITEM/status?dryRun=All", strategic, `{"metadata":{"uid":"x"}}`)
+	add("PATCH", "LIST/missing?dryRun=All&fieldManager=m", applyBody, `{"apiVersion":"VERSION","kind":"KIND"}`, `{"apiVersion":"VERSION","kind":"KIND","metadata":{"uid":"x","name":"missing"}}`)
 	add("PATCH", "ITEM?dryRun=All", merge, "", "x", "[]", "null", "{}", `{"metadata":{"name":"other"}}`, `{"metadata":{"uid":"x"}}`, `{"metadata":{"resourceVersion":"1"}}`, `{"metadata":{"labels":{"a b":"c"}}}`,
 		`{"metadata":{"labels":null}}`, `{"nosuch":1}`, `{"metadata":{"annotations":{"a":1}}}`, `{"kind":"Other"}`, `{"apiVersion":"x/v1"}`, `{"metadata":{"labels":[]}}`, `{"metadata":{"deletionTimestamp":"2020-01-01T00:00:00Z"}}`)
 	add("PATCH", "ITEM?dryRun=All&fieldValidation=Strict", merge, `{"nosuch":1}`, `{"metadata":{"nosuch":1}}`, `{"metadata":{"labels":{"a":"b"}},"metadata":{}}`)
