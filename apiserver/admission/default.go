@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -93,7 +94,7 @@ func nameOf(a *Attributes) string {
 	case m.GetName() != "":
 		return m.GetName()
 	}
-	return m.GetGenerateName()
+	return cmp.Or(m.GetGenerateName(), "Unknown")
 }
 
 // is reports whether the write is one of the operations on the main resource of a group and kind.

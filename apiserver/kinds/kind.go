@@ -146,8 +146,9 @@ type Strategy struct {
 	AllowCreateOnUpdate bool
 	// RequireResourceVersion: PUT without metadata.resourceVersion is refused.
 	RequireResourceVersion bool
-	// OrphanByDefault: a DELETE without policy leaves dependents alone (as upstream: none of the v1 kinds we serve).
+	// OrphanByDefault: a DELETE without policy leaves dependents alone. OrphanWarning tells such a client so.
 	OrphanByDefault bool
+	OrphanWarning   string
 	// TTL is how long an object lives before the store forgets it; 0 means for ever.
 	TTL time.Duration
 

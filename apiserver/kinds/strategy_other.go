@@ -195,6 +195,8 @@ func updateEndpointSlice(_ context.Context, s, old *discoveryv1.EndpointSlice) {
 	}
 }
 
+const orphanedPods = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning"
+
 // createJob ties a Job to its pods by its uid, so that no two jobs can take each other's pods, whatever labels people choose.
 //
 // Upstream: pkg/registry/batch/job/strategy.go, generateSelector.

@@ -31,7 +31,7 @@ var rules = map[string]func(*Kind){
 	"/Pod":                              set(podRule),
 	"/PodTemplate": set(rule[corev1.PodTemplate]{Default: defaultPodTemplate, Validate: validatePodTemplate, Warn: warnWorkload[corev1.PodTemplate],
 		Columns: "Name, Containers, Images, Pod Labels", Cells: podTemplateCells}),
-	"/ReplicationController": set(rule[corev1.ReplicationController]{Default: defaultReplicationController, Validate: validateReplicationController, Warn: warnWorkload[corev1.ReplicationController], Counted: true,
+	"/ReplicationController": set(rule[corev1.ReplicationController]{More: func(k *Kind) { k.OrphanByDefault = true }, Default: defaultReplicationController, Validate: validateReplicationController, Warn: warnWorkload[corev1.ReplicationController], Counted: true,
 		Fields: map[string]func(*corev1.ReplicationController) string{
 			"status.replicas": func(rc *corev1.ReplicationController) string { return strconv.Itoa(int(rc.Status.Replicas)) }},
 		Columns: "Name, Desired:int, Current:int, Ready:int, Age, Containers*, Images*, Selector*", Cells: replicationControllerCells}),
@@ -41,8 +41,6 @@ var rules = map[string]func(*Kind){
 			prepareSub(k, "status", prepareDeploymentStatus, nil, s("spec"), s("metadata", "labels"))
 		}}),
 	"apps/ReplicaSet": set(rule[appsv1.ReplicaSet]{Default: defaultReplicaSet, Validate: validateReplicaSet, Change: validateReplicaSetUpdate, Warn: warnWorkload[appsv1.ReplicaSet], Counted: true,
-		Fields: map[string]func(*appsv1.ReplicaSet) string{
-			"status.replicas": func(rs *appsv1.ReplicaSet) string { return strconv.Itoa(int(rs.Status.Replicas)) }},
 		Columns: "Name, Desired:int, Current:int, Ready:int, Age, Containers*, Images*, Selector*", Cells: replicaSetCells}),
 	"apps/DaemonSet": set(rule[appsv1.DaemonSet]{Default: defaultDaemonSet, Create: createDaemonSet, Update: updateDaemonSet, Validate: validateDaemonSet, Change: validateDaemonSetUpdate, Warn: warnWorkload[appsv1.DaemonSet], Counted: true,
 		More:    func(k *Kind) { k.UpdateAlone = true }, // what must not change comes before what is wrong
@@ -52,9 +50,10 @@ var rules = map[string]func(*Kind){
 	"apps/ControllerRevision": set(rule[appsv1.ControllerRevision]{Validate: validateRevision, Change: validateRevisionUpdate,
 		Columns: "Name, Controller, Revision, Age", Cells: controllerRevisionCells}),
 	"batch/Job": set(rule[batchv1.Job]{Default: defaultJob, Create: createJob, Validate: validateJob, Change: validateJobUpdate, Warn: warnWorkload[batchv1.Job],
-		More: func(k *Kind) { prepareSub(k, "status", nil, validateJobStatus) },
-		Fields: map[string]func(*batchv1.Job) string{
-			"status.successful": func(j *batchv1.Job) string { return strconv.Itoa(int(j.Status.Succeeded)) }},
+		More: func(k *Kind) {
+			k.OrphanByDefault, k.OrphanWarning = true, orphanedPods
+			prepareSub(k, "status", nil, validateJobStatus)
+		},
 		Columns: "Name, Status, Completions, Duration, Age, Containers*, Images*, Selector*", Cells: jobCells}),
 	"batch/CronJob": set(rule[batchv1.CronJob]{Default: defaultCronJob, Validate: validateCronJob, Warn: warnWorkload[batchv1.CronJob],
 		Columns: "Name, Schedule, Timezone, Suspend:bool, Active:int, Last Schedule, Age, Containers*, Images*, Selector*", Cells: cronJobCells}),

@@ -156,8 +156,8 @@ func (r *Resource) finalizers(m metav1.Object, options *metav1.DeleteOptions) []
 		orphan = *policy == metav1.DeletePropagationOrphan
 		foreground = *policy == metav1.DeletePropagationForeground
 	default:
-		orphan = slices.Contains(m.GetFinalizers(), metav1.FinalizerOrphanDependents) || r.Kind.OrphanByDefault
 		foreground = slices.Contains(m.GetFinalizers(), metav1.FinalizerDeleteDependents)
+		orphan = slices.Contains(m.GetFinalizers(), metav1.FinalizerOrphanDependents) || r.Kind.OrphanByDefault && !foreground
 	}
 	var out []string
 	for _, f := range m.GetFinalizers() {

@@ -7,6 +7,7 @@ import (
 
 	"orrery/apiserver/admission"
 	"orrery/apiserver/registry"
+	"orrery/apiserver/warning"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -14,10 +15,11 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
 )
 
 // deleteOptions reads the options from the body, or from the query when there is none.
-func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
+func (q *request) deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	body, err := readBody(r)
 	if err != nil {
 		return nil, err
@@ -29,7 +31,10 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 			return nil, err
 		}
 		gvk := schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"} // registered in every group
-		obj, _, err := codec.Decode(body, &gvk, o)
+		obj, got, err := codec.Decode(body, &gvk, o)
+		if runtime.IsNotRegisteredError(err) && got.Kind == gvk.Kind {
+			obj, err = o, yaml.Unmarshal(body, o) // in whatever group's name
+		}
 		if err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
@@ -42,6 +47,10 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 		if err := metav1.Convert_url_Values_To_v1_DeleteOptions(&v, o, nil); err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
+	}
+	o.IgnoreStoreReadErrorWithClusterBreakingPotential = nil // a feature that is off
+	if o.PropagationPolicy == nil && o.OrphanDependents == nil {
+		warning.Add(r.Context(), q.kind.Stored().OrphanWarning)
 	}
 	return o, check("DeleteOptions", validation.ValidateDeleteOptions(o))
 }
@@ -58,7 +67,7 @@ func (h *Handlers) Delete(w http.ResponseWriter, r *http.Request) {
 		WriteError(w, r, err)
 		return
 	}
-	o, err := deleteOptions(r)
+	o, err := q.deleteOptions(r)
 	if err != nil {
 		WriteError(w, r, err)
 		return
@@ -129,7 +138,7 @@ func (h *Handlers) deleteAll(r *http.Request, q *request) (page, error) {
 	if err != nil {
 		return page{}, err
 	}
-	o, err := deleteOptions(r)
+	o, err := q.deleteOptions(r)
 	if err != nil {
 		return page{}, err
 	}

@@ -80,6 +80,9 @@ func (h *Handlers) begin(r *http.Request, verb string) (*request, error) {
 	case k == nil:
 		return nil, notFound()
 	}
+	if verb != "" && a.Subresource != "" { // such as /namespaces/default/status/x
+		return nil, notFound()
+	}
 	q := &request{Attributes: a, kind: k}
 	namespaced := a.Namespace != "" && !(k.Resource == "namespaces" && k.Group == "")
 	switch {

@@ -33,7 +33,7 @@ func listOptions(r *http.Request, q *request, watch bool) (*internalversion.List
 	o.Watch = watch
 	if initial := o.ResourceVersion == "" || o.ResourceVersion == "0"; watch && initial && o.Continue != "" {
 		// What is there is sent first, as if that had been asked for; a page of it cannot be.
-		o.ResourceVersionMatch = metav1.ResourceVersionMatchNotOlderThan
+		o.ResourceVersionMatch, o.SendInitialEvents = metav1.ResourceVersionMatchNotOlderThan, new(true)
 	}
 	if errs := validation.ValidateListOptions(&o, true); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
@@ -108,7 +108,9 @@ func fieldLabel(k *kinds.Kind, label string) (func(runtime.Object) string, error
 	case "metadata.name":
 		return read(metav1.Object.GetName), nil
 	case "metadata.namespace":
-		return read(metav1.Object.GetNamespace), nil
+		if k.Namespaced || k.FieldLabels == nil {
+			return read(metav1.Object.GetNamespace), nil
+		}
 	}
 	if f, ok := k.FieldLabels[label]; ok {
 		return f, nil

@@ -317,13 +317,13 @@ func (h *Handlers) applied(ctx context.Context, q *request, p *patch, cur runtim
 	if reflect.TypeOf(obj) != reflect.TypeOf(live) {
 		return nil, apierrors.NewInternalError(fmt.Errorf("apply made a %T of a %T", obj, live))
 	}
+	if uid := intent.GetUID(); cur == nil && uid != "" {
+		return nil, apierrors.NewConflict(q.kind.GR(), q.Name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
+	}
 	if err := q.fits(obj, true); err != nil {
 		return nil, err
 	}
 	if cur == nil {
-		if uid := intent.GetUID(); uid != "" {
-			return nil, apierrors.NewConflict(q.kind.GR(), q.Name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
-		}
 		return h.admitCreate(ctx, q, obj, "-", &metav1.CreateOptions{DryRun: p.options.DryRun, FieldManager: p.options.FieldManager}, p.dryRun)
 	}
 	if obj, err = h.defaulted(q, obj); err != nil {

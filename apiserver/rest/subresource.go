@@ -126,6 +126,10 @@ func (h *Handlers) compute(w http.ResponseWriter, r *http.Request, q *request, k
 // connect hands a stream to its handler, when admission has nothing against it.
 func (h *Handlers) connect(w http.ResponseWriter, r *http.Request, q *request, c Connecter) {
 	if q.Subresource != "log" {
+		if r.URL.Query().Has("dryRun") {
+			WriteError(w, r, badRequest("dryRun is not supported")) // what is behind it would do it
+			return
+		}
 		a := q.attributes(r.Context(), admission.Connect, nil, false)
 		if err := h.Admission.Validate(r.Context(), a); err != nil {
 			WriteError(w, r, err)

@@ -234,7 +234,7 @@ func (r *run) note(n *tally, title string, code [2]int, words [2]string) {
 }
 
 // random is what differs between any two answers.
-var random = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+|20\d\d-\d\d-\d\dT[0-9:.]+Z|10\.\d+\.\d+\.\d+|\b3[0-2]\d\d\d\b`)
+var random = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}|\bg-[a-z0-9]{5}\b|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+|20\d\d-\d\d-\d\dT[0-9:.]+Z|10\.\d+\.\d+\.\d+|127\.0\.0\.1:\d+|current: \d+|\b3[0-2]\d\d\d\b`)
 
 // essence is what two answers are compared by: causes of a refusal, or the object.
 func essence(body []byte) string {

@@ -132,9 +132,10 @@ func questions() (all []question) {
 			"{"+applied+`,"metadata":{"resourceVersion":"1"}}`, "{"+applied+`,"metadata":{"uid":"x"}}`, `{"apiVersion":"x/v1","kind":"KIND"}`, `{"apiVersion":"VERSION","kind":"Other"}`, "{"+applied+`,"metadata":{"namespace":"other"}}`,
 			"{"+applied+`,"metadata":{"labels":{"a":1}}}`, "{"+applied+`,"metadata":{"finalizers":["a/b","a/b"]}}`, "{"+applied+`,"metadata":{"labels":{"a":"b","a":"c"}}}`)
 	}
-	add("DELETE", "ITEM?dryRun=All", jsonBody, "", "x", "[]", "{}", `{"kind":"Other","apiVersion":"v1"}`, `{"kind":"DeleteOptions","apiVersion":"v1"}`, `{"kind":"DeleteOptions","apiVersion":"x/v1"}`, `{"preconditions":{"uid":"x"}}`,
-		`{"preconditions":{"resourceVersion":"1"}}`, `{"propagationPolicy":"x"}`, `{"propagationPolicy":"Foreground"}`, `{"propagationPolicy":"Orphan"}`, `{"orphanDependents":true,"propagationPolicy":"Orphan"}`, `{"orphanDependents":true}`,
-		`{"gracePeriodSeconds":-1}`, `{"gracePeriodSeconds":0}`, `{"dryRun":["x"]}`, `{"ignoreStoreReadErrorWithClusterBreakingPotential":true}`, `{"nosuch":1}`)
+	// A body wins over the query.
+	add("DELETE", "ITEM?dryRun=All", jsonBody, "", "x", "[]", `{"dryRun":["All"]}`, `{"dryRun":["All"],"kind":"Other","apiVersion":"v1"}`, `{"dryRun":["All"],"kind":"DeleteOptions","apiVersion":"v1"}`, `{"dryRun":["All"],"kind":"DeleteOptions","apiVersion":"x/v1"}`, `{"dryRun":["All"],"preconditions":{"uid":"x"}}`,
+		`{"dryRun":["All"],"preconditions":{"resourceVersion":"1"}}`, `{"dryRun":["All"],"propagationPolicy":"x"}`, `{"dryRun":["All"],"propagationPolicy":"Foreground"}`, `{"dryRun":["All"],"propagationPolicy":"Orphan"}`, `{"dryRun":["All"],"orphanDependents":true,"propagationPolicy":"Orphan"}`, `{"dryRun":["All"],"orphanDependents":true}`,
+		`{"dryRun":["All"],"gracePeriodSeconds":-1}`, `{"dryRun":["All"],"gracePeriodSeconds":0}`, `{"dryRun":["x"]}`, `{"dryRun":["All"],"ignoreStoreReadErrorWithClusterBreakingPotential":true}`, `{"dryRun":["All"],"nosuch":1}`)
 	for _, query := range []string{"propagationPolicy=x", "propagationPolicy=Orphan", "gracePeriodSeconds=x", "gracePeriodSeconds=-1", "orphanDependents=x", "gracePeriodSeconds=0&propagationPolicy=Background"} {
 		add("DELETE", "ITEM?dryRun=All&"+query, "")
 	}
@@ -303,7 +304,8 @@ func stable(v any) any {
 	case map[string]any:
 		for key, value := range v {
 			switch key {
-			case "managedFields", "resourceVersion", "continue", "remainingItemCount":
+			case "managedFields", "resourceVersion", "continue", "remainingItemCount",
+				"columnDefinitions", "gitVersion", "gitCommit", "buildDate": // of the columns the descriptions are not there
 				delete(v, key)
 			default:
 				v[key] = stable(value)
