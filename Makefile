@@ -14,7 +14,7 @@ GOFLAGS_TOOLS = -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVe
 PROFILE ?= orrery
 NODES ?= 3
 
-.PHONY: up down build tools metrics-server upstream helm image test test-unit race simulate sim-1000 fuzz e2e swap-nodes reliability compare-controllers compare-apiserver compare-scheduler bench-scheduler bench-apiserver lint loc clean help
+.PHONY: up down build tools metrics-server upstream helm image test test-unit race simulate sim-1000 fuzz e2e swap-nodes reliability beside-upstream compare-controllers compare-apiserver compare-scheduler bench-scheduler bench-apiserver lint loc clean help
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -115,10 +115,15 @@ swap-nodes: build tools upstream ## upstream's kubelet, kube-proxy, kubeadm and 
 reliability: ## kill the API server 200 times, follow 100,000 writes through restarts (about ten minutes)
 	@go test ./test/reliability -count 1 -timeout 30m -v -kills 200 -writes 100000 -restarts 20
 
+# What is recorded from upstream, what both make of one body, and what each makes of the other's data.
+BESIDE = Recorded|AsUpstream|BothServers|OtherServer
+beside-upstream: build upstream ## run the quicker tests that put upstream's API server beside ours (three minutes, and the build of upstream's)
+	@go run ./test/tally -- -timeout 20m -count 1 -run '$(BESIDE)' ./test/replay ./test/swap
+
 compare-controllers: build upstream ## our controllers beside upstream's through the same scripts; the differences (about five minutes)
 	@go test ./test/compare -count 1 -timeout 45m -v -compare -whole
 
-compare-apiserver: build upstream ## our API server beside upstream's on each field of each kind with wrong values; a table, and bin/differences.txt (about six minutes)
+compare-apiserver: build upstream ## our API server beside upstream's on odd requests and on each field of each kind with wrong values; two tables, and bin/differences.txt* (a quarter of an hour)
 	@go test ./test/parity -count 1 -timeout 60m -v -differences $(CURDIR)/bin/differences.txt
 
 compare-scheduler: build upstream ## our scheduler beside upstream's on SEEDS random clusters; the differences (200: about three minutes)

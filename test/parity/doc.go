@@ -7,9 +7,12 @@
 //	                                                    ├── upstream's       dryRun=All
 //	                   verdict, causes, warnings, object ┘
 //
+// So are requests that no client would send, of every resource: strange queries,
+// media types, methods, bodies, patches and options.
+//
 // It is a measurement: `make compare-apiserver` prints for each kind how many
 // answers have the same verdict and how many are the same word for word, and
-// writes those that differ into a file. docs/gaps.md says which are known.
+// writes those that differ into two files. docs/gaps.md says which are known.
 //
 // Left out: custom resources, fields more than two levels below one that is not
 // there, two wrong fields at once.
