@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"orrery/apiserver/kinds"
 	"orrery/apiserver/objects"
 
 	corev1 "k8s.io/api/core/v1"
@@ -243,7 +244,7 @@ func podInScope(pod *corev1.Pod, r corev1.ScopedResourceSelectorRequirement) boo
 	case corev1.ResourceQuotaScopeNotBestEffort:
 		return !bestEffort(pod)
 	case corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
-		return slices.ContainsFunc(affinityTerms(pod), func(t corev1.PodAffinityTerm) bool { return len(t.Namespaces) > 0 || t.NamespaceSelector != nil })
+		return slices.ContainsFunc(kinds.PodAffinityTerms(pod.Spec.Affinity), func(t *corev1.PodAffinityTerm) bool { return len(t.Namespaces) > 0 || t.NamespaceSelector != nil })
 	case corev1.ResourceQuotaScopePriorityClass:
 		switch class := pod.Spec.PriorityClassName; r.Operator {
 		case corev1.ScopeSelectorOpIn:
@@ -265,21 +266,4 @@ func bestEffort(pod *corev1.Pod) bool {
 	_, cpu := amounts[corev1.ResourceCPU]
 	_, memory := amounts[corev1.ResourceMemory]
 	return !cpu && !memory
-}
-
-// affinityTerms are all that a pod says about which pods it wants to be near to or far from.
-func affinityTerms(pod *corev1.Pod) (terms []corev1.PodAffinityTerm) {
-	add := func(hard []corev1.PodAffinityTerm, soft []corev1.WeightedPodAffinityTerm) {
-		terms = append(terms, hard...)
-		for _, w := range soft {
-			terms = append(terms, w.PodAffinityTerm)
-		}
-	}
-	if a := pod.Spec.Affinity; a != nil && a.PodAffinity != nil {
-		add(a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution, a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
-	}
-	if a := pod.Spec.Affinity; a != nil && a.PodAntiAffinity != nil {
-		add(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution, a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
-	}
-	return terms
 }

@@ -71,14 +71,14 @@ func mergeLabelKeys(pod *corev1.Pod) {
 		c := &pod.Spec.TopologySpreadConstraints[i]
 		add(c.LabelSelector, c.MatchLabelKeys, metav1.LabelSelectorOpIn)
 	}
-	for _, t := range podAffinityTerms(pod.Spec.Affinity) {
+	for _, t := range PodAffinityTerms(pod.Spec.Affinity) {
 		add(t.LabelSelector, t.MatchLabelKeys, metav1.LabelSelectorOpIn)
 		add(t.LabelSelector, t.MismatchLabelKeys, metav1.LabelSelectorOpNotIn)
 	}
 }
 
-// podAffinityTerms are all of them, required and preferred, for and against.
-func podAffinityTerms(a *corev1.Affinity) (terms []*corev1.PodAffinityTerm) {
+// PodAffinityTerms are all of an affinity (nil has none): required and preferred, for and against.
+func PodAffinityTerms(a *corev1.Affinity) (terms []*corev1.PodAffinityTerm) {
 	both := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm) {
 		for i := range required {
 			terms = append(terms, &required[i])
