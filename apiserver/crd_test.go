@@ -240,10 +240,12 @@ func TestCustomResourcesAreServed(t *testing.T) {
 	if at(my, "metadata", "generation") != 2.0 || at(my, "status") != nil {
 		t.Errorf("after a patch of the main resource: %v", my)
 	}
-	my = v.want(200, "PATCH", tabs+"/my/status", "application/merge-patch+json", `{"spec":{"replicas":7},"status":{"replicas":9,"selector":"a=b","conditions":[{"type":"Other","status":"x"},{"type":"Ready","status":"True"}]}}`)
-	if at(my, "metadata", "generation") != 2.0 || at(my, "spec", "replicas") != 2.0 || at(my, "status", "replicas") != 9.0 {
+	my = v.want(200, "PATCH", tabs+"/my/status", "application/merge-patch+json", `{"metadata":{"labels":{"a":"b"}},"spec":{"replicas":7},"status":{"replicas":9,"selector":"a=b","conditions":[{"type":"Other","status":"x"},{"type":"Ready","status":"True"}]}}`)
+	if at(my, "metadata", "generation") != 2.0 || at(my, "spec", "replicas") != 2.0 || at(my, "status", "replicas") != 9.0 || at(my, "metadata", "labels") != nil {
 		t.Errorf("after a patch of the status: %v", my)
 	}
+	v.want(404, "GET", tabs+"/my/log", "", "", `my\" not found`)
+	v.want(405, "DELETE", tabs+"/my/status", "", "", `delete is not supported on resources of kind`)
 	v.want(415, "PATCH", tabs+"/my", "application/strategic-merge-patch+json", `{}`)
 
 	// Scale.

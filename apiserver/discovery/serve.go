@@ -49,10 +49,11 @@ func New(table *kinds.Table, serverAddress string) *Handler {
 const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 // ServeHTTP answers r.URL.Path, or with 404 when nothing of that group is served.
-// The documents of /apis and of groups upstream gives to any method.
+// To which method it gives the documents of /apis and of groups upstream does not mind.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	root := path == "/api" || path == "/apis"
+	anyMethod := path == "/apis" || strings.HasPrefix(path, "/apis/") && strings.Count(path, "/") == 2
 	doc, ok, err := h.document(path)
 	switch {
 	case err != nil:
@@ -64,7 +65,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !ok:
 		http.NotFound(w, r)
 		return
-	case r.Method != http.MethodGet && (strings.HasPrefix(path, "/api/") || path == "/api" || strings.Count(path, "/") == 3):
+	case r.Method != http.MethodGet && !anyMethod:
 		rest.MethodNotAllowed(w, r)
 		return
 	}

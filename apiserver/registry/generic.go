@@ -63,16 +63,15 @@ func keepStatus(obj, old runtime.Object) {
 	})
 }
 
-// keepDesired puts old's desired state into obj, so that only status and metadata are new.
+// keepDesired puts old's desired state into obj, so that only status and metadata are new; of a custom resource only the status.
 func keepDesired(obj, old runtime.Object) {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
 		o := old.DeepCopyObject().(*unstructured.Unstructured)
-		for _, part := range []string{"metadata", "status"} {
-			if v, ok := u.Object[part]; ok {
-				o.Object[part] = v
-			} else {
-				delete(o.Object, part)
-			}
+		o.SetManagedFields(u.GetManagedFields())
+		if v, ok := u.Object["status"]; ok {
+			o.Object["status"] = v
+		} else {
+			delete(o.Object, "status")
 		}
 		u.Object = o.Object
 		return

@@ -97,7 +97,10 @@ func (h *Handlers) begin(r *http.Request, verb string) (*request, error) {
 		q.Namespace = ""
 	}
 	f, err := negotiate(r)
-	if err == ErrNotRepresentable && verb == "list" {
+	switch {
+	case err == ErrNotRepresentable && k.Custom != nil: // upstream's router knows nothing of them
+		err = ErrNotAcceptable
+	case err == ErrNotRepresentable && verb == "list":
 		err = errListNotRepresentable
 	}
 	if err != nil {

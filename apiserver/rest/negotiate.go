@@ -121,7 +121,11 @@ func notAcceptable(text string) error {
 // internalType is what upstream calls the type of an object in such texts.
 func internalType(obj runtime.Object) string {
 	t := reflect.TypeOf(obj).Elem()
-	return "*" + path.Base(path.Dir(t.PkgPath())) + "." + t.Name()
+	pkg := t.PkgPath()
+	if strings.HasPrefix(path.Base(pkg), "v1") || strings.HasPrefix(path.Base(pkg), "v2") {
+		pkg = path.Dir(pkg) // the package of all versions of the group
+	}
+	return "*" + path.Base(pkg) + "." + t.Name()
 }
 
 // ErrNotAcceptable is for forms that a known media type cannot have.

@@ -99,11 +99,19 @@ func NotFound(w http.ResponseWriter, r *http.Request) { WriteError(w, r, notFoun
 // NotAllowed answers 405 for the methods that a resource does not have, and 404
 // where there is no resource.
 func (h *Handlers) NotAllowed(w http.ResponseWriter, r *http.Request) {
-	_, err := h.begin(r, "")
+	q, err := h.begin(r, "")
 	if err == nil {
-		err = notAllowed()
+		err = q.notAllowed()
 	}
 	WriteError(w, r, err)
+}
+
+// notAllowed is the answer for the request's method. Upstream serves custom resources by other code, which says it in other words.
+func (q *request) notAllowed() error {
+	if q.kind.Custom != nil {
+		return apierrors.NewMethodNotSupported(q.kind.GR(), q.Verb)
+	}
+	return notAllowed()
 }
 
 // MethodNotAllowed answers 405 with a Status.

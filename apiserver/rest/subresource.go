@@ -28,7 +28,11 @@ func (h *Handlers) Subresource(w http.ResponseWriter, r *http.Request) {
 	}
 	sub := q.kind.Sub(q.Subresource)
 	if sub == nil {
-		WriteError(w, r, notFound())
+		err = notFound()
+		if q.kind.Custom != nil {
+			err = apierrors.NewNotFound(q.kind.GR(), q.Name)
+		}
+		WriteError(w, r, err)
 		return
 	}
 	key := q.kind.GR().String() + "/" + sub.Name
@@ -68,7 +72,7 @@ func (h *Handlers) view(w http.ResponseWriter, r *http.Request, q *request, verb
 		}
 		return
 	}
-	WriteError(w, r, notAllowed())
+	WriteError(w, r, q.notAllowed())
 }
 
 func newBody(gvk schema.GroupVersionKind) runtime.Object {

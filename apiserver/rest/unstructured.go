@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	serializer "k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
@@ -27,20 +28,24 @@ func decodeUnstructured(_ context.Context, body []byte, contentType string, want
 	if contentType != "" && err != nil || media == mediaProto {
 		return nil, errUnsupportedMedia
 	}
+	sent := body
 	if media == mediaYAML {
 		if body, err = yaml.YAMLToJSON(body); err != nil {
-			return nil, decodeError(err, nil, want, body)
+			return nil, decodeError(err, nil, want, sent)
 		}
 	}
 	u := into.(*unstructured.Unstructured)
 	content := map[string]any{}
+	if _, err := serializer.DefaultMetaFactory.Interpret(body); err != nil {
+		return nil, decodeError(err, nil, want, sent)
+	}
 	if err := json.Unmarshal(body, &content); err != nil {
-		return nil, decodeError(fmt.Errorf("couldn't get version/kind; json parse error: %w", err), nil, want, body)
+		return nil, decodeError(err, nil, want, sent)
 	}
 	u.Object = normalize(content).(map[string]any)
 	switch got := u.GroupVersionKind(); {
 	case got.Kind == "":
-		return nil, decodeError(runtime.NewMissingKindErr(string(body)), nil, want, body)
+		return nil, decodeError(runtime.NewMissingKindErr(string(sent)), nil, want, sent)
 	case got.GroupVersion() == want.GroupVersion() && got.Kind != want.Kind:
 		return nil, apierrors.NewInvalid(got.GroupKind(), u.GetName(), field.ErrorList{field.Invalid(field.NewPath("kind"), got.Kind, "must be "+want.Kind)})
 	case got != want:

@@ -14,8 +14,8 @@
 // answers have the same verdict and how many are the same word for word, and
 // writes those that differ into two files. docs/gaps.md says which are known.
 //
-// Left out: custom resources, fields more than two levels below one that is not
-// there, two wrong fields at once.
+// Left out: fields of custom resources, fields more than two levels below one that
+// is not there, two wrong fields at once.
 //
 // Read next: ../replay, which holds answers that are to stay as they are.
 package parity

@@ -138,9 +138,9 @@ func (r *run) ask(side int, method, path string, body any) (int, []byte, http.He
 // paths are where objects of an object's kind are listed, and where it is itself.
 func (r *run) paths(obj *unstructured.Unstructured) (list, one string) {
 	gvk := obj.GroupVersionKind()
-	mapping, err := r.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
-	if err != nil {
-		r.t.Fatal(err)
+	resource, _ := meta.UnsafeGuessKindToResource(gvk) // of a kind that was not there at the start
+	if mapping, err := r.mapper.RESTMapping(gvk.GroupKind(), gvk.Version); err == nil {
+		resource = mapping.Resource
 	}
 	list = "/apis/" + gvk.Group + "/" + gvk.Version
 	if gvk.Group == "" {
@@ -149,7 +149,7 @@ func (r *run) paths(obj *unstructured.Unstructured) (list, one string) {
 	if ns := obj.GetNamespace(); ns != "" {
 		list += "/namespaces/" + ns
 	}
-	list += "/" + mapping.Resource.Resource
+	list += "/" + resource.Resource
 	return list, list + "/" + obj.GetName()
 }
 
