@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
 )
 
 // namespaceRule: a namespace is born with a finalizer of its own, which the namespace controller takes away when all in it is gone.
@@ -374,6 +375,15 @@ func dropUnused(svc, old *corev1.Service) {
 	}
 	if s.Type != corev1.ServiceTypeLoadBalancer {
 		s.AllocateLoadBalancerNodePorts, s.LoadBalancerClass, s.HealthCheckNodePort = nil, nil, 0
+	}
+}
+
+// createLimitRange gives one without a name some name.
+//
+// Upstream: pkg/registry/core/limitrange/strategy.go.
+func createLimitRange(_ context.Context, lr *corev1.LimitRange) {
+	if lr.Name == "" {
+		lr.Name = string(uuid.NewUUID())
 	}
 }
 

@@ -110,7 +110,7 @@ var rules = map[string]func(*Kind){
 	"/ResourceQuota": set(rule[corev1.ResourceQuota]{Default: defaultQuota, Validate: validateQuota, Change: validateQuotaUpdate, Warn: warnQuota,
 		Columns: "Name, Request, Limit, Age", Cells: quotaCells,
 		More: func(k *Kind) { prepareSub(k, "status", nil, validateQuotaStatus) }}),
-	"/LimitRange": set(rule[corev1.LimitRange]{Default: defaultLimitRange, Validate: validateLimitRange}),
+	"/LimitRange": set(rule[corev1.LimitRange]{Default: defaultLimitRange, Create: createLimitRange, Validate: validateLimitRange}),
 	"/PersistentVolume": set(rule[corev1.PersistentVolume]{Default: defaultVolumeObject, Create: createVolumeObject, Validate: validateVolumeObject, Change: validateVolumeObjectUpdate, Warn: warnVolumeObject,
 		Columns: "Name, Capacity, Access Modes, Reclaim Policy, Status, Claim, StorageClass, VolumeAttributesClass, Reason, Age, VolumeMode*", Cells: volumeCells,
 		More: func(k *Kind) { prepareSub(k, "status", prepareVolumeStatus, nil, s("spec")) }}),
