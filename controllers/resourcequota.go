@@ -187,9 +187,9 @@ func inScope(p *corev1.Pod, r corev1.ScopedResourceSelectorRequirement) bool {
 	case corev1.ResourceQuotaScopeNotTerminating:
 		return !limited
 	case corev1.ResourceQuotaScopeBestEffort:
-		return bestEffort(p)
+		return p.Status.QOSClass == corev1.PodQOSBestEffort
 	case corev1.ResourceQuotaScopeNotBestEffort:
-		return !bestEffort(p)
+		return p.Status.QOSClass != corev1.PodQOSBestEffort
 	case corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
 		return looksElsewhere(p.Spec.Affinity)
 	case corev1.ResourceQuotaScopePriorityClass:
@@ -205,15 +205,6 @@ func inScope(p *corev1.Pod, r corev1.ScopedResourceSelectorRequirement) bool {
 		}
 	}
 	return false
-}
-
-func bestEffort(p *corev1.Pod) bool {
-	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
-		if len(c.Resources.Requests)+len(c.Resources.Limits) > 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // looksElsewhere says whether an affinity is to pods of other namespaces.

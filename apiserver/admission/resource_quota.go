@@ -58,10 +58,13 @@ func (p resourceQuota) Validate(ctx context.Context, a *Attributes) error {
 			return err
 		}
 	}
+	if a.DryRun {
+		return nil
+	}
 	for _, quota := range quotas {
 		change := func(o runtime.Object) error {
 			q, ok := o.(*corev1.ResourceQuota)
-			if !ok || a.DryRun {
+			if !ok {
 				return errUnchanged
 			}
 			return book(a, q, delta)
@@ -240,9 +243,9 @@ func podInScope(pod *corev1.Pod, r corev1.ScopedResourceSelectorRequirement) boo
 	case corev1.ResourceQuotaScopeNotTerminating:
 		return pod.Spec.ActiveDeadlineSeconds == nil
 	case corev1.ResourceQuotaScopeBestEffort:
-		return bestEffort(pod)
+		return pod.Status.QOSClass == corev1.PodQOSBestEffort
 	case corev1.ResourceQuotaScopeNotBestEffort:
-		return !bestEffort(pod)
+		return pod.Status.QOSClass != corev1.PodQOSBestEffort
 	case corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
 		return slices.ContainsFunc(kinds.PodAffinityTerms(pod.Spec.Affinity), func(t *corev1.PodAffinityTerm) bool { return len(t.Namespaces) > 0 || t.NamespaceSelector != nil })
 	case corev1.ResourceQuotaScopePriorityClass:
@@ -258,12 +261,4 @@ func podInScope(pod *corev1.Pod, r corev1.ScopedResourceSelectorRequirement) boo
 		}
 	}
 	return false
-}
-
-func bestEffort(pod *corev1.Pod) bool {
-	amounts := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
-	addTo(amounts, resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{}))
-	_, cpu := amounts[corev1.ResourceCPU]
-	_, memory := amounts[corev1.ResourceMemory]
-	return !cpu && !memory
 }

@@ -49,7 +49,7 @@ func New(table *kinds.Table, serverAddress string) *Handler {
 const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 // ServeHTTP answers r.URL.Path, or with 404 when nothing of that group is served.
-// To which method it gives the documents of /apis and of groups upstream does not mind.
+// The documents of /apis and of a group are given to every method, as upstream does.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	root := path == "/api" || path == "/apis"

@@ -31,9 +31,10 @@ var rules = map[string]func(*Kind){
 	"/Pod":                              set(podRule),
 	"/PodTemplate": set(rule[corev1.PodTemplate]{Default: defaultPodTemplate, Validate: validatePodTemplate, Warn: warnWorkload[corev1.PodTemplate],
 		Columns: "Name, Containers, Images, Pod Labels", Cells: podTemplateCells}),
-	"/ReplicationController": set(rule[corev1.ReplicationController]{More: func(k *Kind) { k.OrphanByDefault = true }, Default: defaultReplicationController, Validate: validateReplicationController, Warn: warnWorkload[corev1.ReplicationController], Counted: true,
+	"/ReplicationController": set(rule[corev1.ReplicationController]{Default: defaultReplicationController, Validate: validateReplicationController, Warn: warnWorkload[corev1.ReplicationController], Counted: true,
 		Fields: map[string]func(*corev1.ReplicationController) string{
 			"status.replicas": func(rc *corev1.ReplicationController) string { return strconv.Itoa(int(rc.Status.Replicas)) }},
+		More:    func(k *Kind) { k.OrphanByDefault = true },
 		Columns: "Name, Desired:int, Current:int, Ready:int, Age, Containers*, Images*, Selector*", Cells: replicationControllerCells}),
 	"apps/Deployment": set(rule[appsv1.Deployment]{Default: defaultDeployment, Update: updateDeployment, Validate: validateDeployment, Change: validateDeploymentUpdate, Warn: warnWorkload[appsv1.Deployment], Counted: true,
 		Columns: "Name, Ready, Up-to-date, Available, Age, Containers*, Images*, Selector*", Cells: deploymentCells,

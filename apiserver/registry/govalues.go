@@ -49,11 +49,12 @@ type goValue struct{ v reflect.Value }
 
 func (g goValue) MarshalJSON() ([]byte, error) {
 	var out bytes.Buffer
-	err := write(&out, g.v)
+	err := writeGo(&out, g.v)
 	return out.Bytes(), err
 }
 
-func write(out *bytes.Buffer, v reflect.Value) error {
+// writeGo writes what is of published types by their fields, and leaves everything else to encoding/json.
+func writeGo(out *bytes.Buffer, v reflect.Value) error {
 	_, own := v.Interface().(json.Marshaler)
 	switch t := structOf(v.Type()); {
 	case own, t == nil && v.Kind() != reflect.Map, t != nil && !strings.HasPrefix(t.PkgPath(), "k8s.io/api/"):
@@ -63,28 +64,29 @@ func write(out *bytes.Buffer, v reflect.Value) error {
 	case v.Kind() != reflect.Struct && v.IsNil():
 		out.WriteString("null")
 	case v.Kind() == reflect.Pointer:
-		return write(out, v.Elem())
+		return writeGo(out, v.Elem())
 	case v.Kind() == reflect.Slice:
-		return list(out, "[]", v.Len(), func(i int) error { return write(out, v.Index(i)) })
+		return writeItems(out, "[]", v.Len(), func(i int) error { return writeGo(out, v.Index(i)) })
 	case v.Kind() == reflect.Map:
 		keys := v.MapKeys()
 		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
-		return list(out, "{}", len(keys), func(i int) error {
+		return writeItems(out, "{}", len(keys), func(i int) error {
 			fmt.Fprintf(out, "%q:", keys[i].String())
-			return write(out, v.MapIndex(keys[i]))
+			return writeGo(out, v.MapIndex(keys[i]))
 		})
 	default:
 		fields := reflect.VisibleFields(v.Type()) // those of embedded structs stand among the others
 		fields = slices.DeleteFunc(fields, func(f reflect.StructField) bool { return f.Anonymous })
-		return list(out, "{}", len(fields), func(i int) error {
+		return writeItems(out, "{}", len(fields), func(i int) error {
 			fmt.Fprintf(out, "%q:", fields[i].Name)
-			return write(out, v.FieldByIndex(fields[i].Index))
+			return writeGo(out, v.FieldByIndex(fields[i].Index))
 		})
 	}
 	return nil
 }
 
-func list(out *bytes.Buffer, around string, n int, item func(int) error) error {
+// writeItems writes n items with commas between them; around are the two brackets.
+func writeItems(out *bytes.Buffer, around string, n int, item func(int) error) error {
 	out.WriteByte(around[0])
 	for i := range n {
 		if i > 0 {

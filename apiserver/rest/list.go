@@ -115,7 +115,7 @@ func fieldLabel(k *kinds.Kind, label string) (func(runtime.Object) string, error
 	if f, ok := k.FieldLabels[label]; ok {
 		return f, nil
 	}
-	if k.FieldLabels == nil && k.Custom == nil {
+	if k.FieldLabels == nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf(`%q is not a known field selector: only "metadata.name", "metadata.namespace"`, label))
 	}
 	return nil, apierrors.NewBadRequest("field label not supported: " + label)

@@ -230,6 +230,9 @@ func TestAQuotaOfAClassCountsItsPodsOnly(t *testing.T) {
 		quota("high", two, corev1.ResourceQuotaScopePriorityClass, corev1.ScopeSelectorOpIn, "high")
 		quota("classless", two, corev1.ResourceQuotaScopePriorityClass, corev1.ScopeSelectorOpDoesNotExist)
 		quota("nosy", two, corev1.ResourceQuotaScopeCrossNamespacePodAffinity, corev1.ScopeSelectorOpExists)
+		nine := corev1.ResourceList{"pods": resource.MustParse("9")}
+		quota("modest", nine, corev1.ResourceQuotaScopeBestEffort, corev1.ScopeSelectorOpExists)
+		quota("greedy", nine, corev1.ResourceQuotaScopeNotBestEffort, corev1.ScopeSelectorOpExists)
 		quota("all", corev1.ResourceList{"count/pods": resource.MustParse("9"), "requests.example.org/gpu": resource.MustParse("9"), "hugepages-2Mi": resource.MustParse("9Mi"),
 			"fast.storageclass.storage.k8s.io/requests.storage": resource.MustParse("9Gi"), "fast.storageclass.storage.k8s.io/persistentvolumeclaims": resource.MustParse("1")}, "", "")
 		w.until(w.at() + 10*time.Second)
@@ -263,7 +266,7 @@ func TestAQuotaOfAClassCountsItsPodsOnly(t *testing.T) {
 		if _, err := claims.Create(w.ctx, claim); !apierrors.IsForbidden(err) {
 			t.Error(err)
 		}
-		want := map[string]string{"high": "pods=2", "classless": "pods=1", "nosy": "pods=1",
+		want := map[string]string{"high": "pods=2", "classless": "pods=1", "nosy": "pods=1", "modest": "pods=2", "greedy": "pods=1",
 			"all": "count/pods=3 fast.storageclass.storage.k8s.io/persistentvolumeclaims=1 fast.storageclass.storage.k8s.io/requests.storage=3Gi hugepages-2Mi=4Mi requests.example.org/gpu=2"}
 		for _, when := range []string{"as admission booked it", "as the controller counted it"} {
 			for name, want := range want {
