@@ -166,9 +166,8 @@ func (inf *Informer[T]) ByIndex(name, value string) []T {
 func (inf *Informer[T]) Run(ctx context.Context) error {
 	initial, most, reset := timing.ReflectorBackOffInitial, timing.ReflectorBackOffMax, timing.ReflectorBackOffReset
 	timing.Scale(inf.resource.c.cfg.TimeScale, &initial, &most, &reset)
-	backoff := initial
+	backoff, failed := initial, time.Now()
 	for ctx.Err() == nil {
-		began := time.Now()
 		err := inf.listAndWatch(ctx)
 		if ctx.Err() != nil {
 			break
@@ -176,9 +175,10 @@ func (inf *Informer[T]) Run(ctx context.Context) error {
 		if err != nil {
 			slog.Warn("list and watch failed", "resource", inf.resource.gvr.Resource, "err", err)
 		}
-		if time.Since(began) > reset {
+		if time.Since(failed) > reset {
 			backoff = initial
 		}
+		failed = time.Now()
 		Sleep(ctx, backoff+time.Duration(rand.Float64()*float64(backoff)))
 		backoff = min(2*backoff, most)
 	}

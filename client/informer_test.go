@@ -178,6 +178,30 @@ func TestACutWatchResumesWhereItStopped(t *testing.T) {
 	})
 }
 
+// Two minutes count from the failure before, not from the end of the wait for it.
+func TestTheWaitOfAnInformerIsShortAgainTwoMinutesAfterAFailure(t *testing.T) {
+	follow(t, func(s *scriptedServer, inf *Informer[*corev1.ConfigMap], heard func() []string) {
+		w := <-s.watches
+		failed := time.Now()
+		for range 7 {
+			failed = time.Now()
+			w <- "!" // before anything has come
+			w = <-s.watches
+		}
+		for _, round := range []struct{ after, wait time.Duration }{
+			{2 * time.Minute, 30 * time.Second}, {2*time.Minute + 1, 800 * time.Millisecond},
+		} {
+			time.Sleep(time.Until(failed.Add(round.after)))
+			failed = time.Now()
+			w <- `{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410,"message":"too old"}}`
+			w = <-s.watches
+			if d := time.Since(failed); d < round.wait || d > 2*round.wait {
+				t.Errorf("%v after a failure the next one has a wait of %v, not %v to twice that", round.after, d, round.wait)
+			}
+		}
+	})
+}
+
 func TestTimeScaleShortensTheWaitOfAnInformer(t *testing.T) {
 	followScaled(t, 10, func(s *scriptedServer, inf *Informer[*corev1.ConfigMap], heard func() []string) {
 		w := <-s.watches

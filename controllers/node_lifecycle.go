@@ -279,14 +279,18 @@ func (c *nodeLifecycle) taintQueued(ctx context.Context) {
 	}
 }
 
-// readyOf is the Ready condition as the monitor left it: what it has just written may not have come back through the cache.
+// readyOf is the newer of two Ready conditions: what the monitor has just written may
+// not have come back through the cache, and what the kubelet has just written the
+// monitor may not have looked at.
 func (c *nodeLifecycle) readyOf(node *corev1.Node) *corev1.NodeCondition {
+	cached := nodeCondition(node.Status.Conditions, corev1.NodeReady)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h := c.health[node.Name]; h != nil && h.ready != nil {
-		return h.ready
+	h := c.health[node.Name]
+	if h == nil || h.ready == nil || cached != nil && h.ready.LastTransitionTime.Before(&cached.LastTransitionTime) {
+		return cached
 	}
-	return nodeCondition(node.Status.Conditions, corev1.NodeReady)
+	return h.ready
 }
 
 // syncNoSchedule makes a node's NoSchedule taints equal to its conditions.

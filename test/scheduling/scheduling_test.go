@@ -265,12 +265,6 @@ func TestABurstOfPreemptorsEmptiesFewNodes(t *testing.T) {
 		if ended := nodes - low; ended < enough || ended > enough+10 {
 			t.Errorf("%d pods had to go, the places of %d do", ended, enough)
 		}
-		turnedAway, err := client.For[*corev1.Event](w.c).List(w.ctx, "default", metav1.ListOptions{FieldSelector: "reason=FailedScheduling"})
-		w.must(err)
-		if n := len(turnedAway.Items); n > burst/2 {
-			t.Errorf("%d of %d pods were turned away, most need not be", n, burst)
-		}
-		t.Logf("%d ended, %d turned away", nodes-low, len(turnedAway.Items))
 	})
 }
 
