@@ -60,7 +60,7 @@ func startDaemonSet(e *env) (func(context.Context) error, error) {
 	c.pods.AddIndex(byController, controllerIndex[*corev1.Pod])
 	c.pods.AddHandler(c.expected.observe("DaemonSet"))
 	c.sets.AddHandler(client.On[*appsv1.DaemonSet](c.Controller))
-	c.pods.AddHandler(ownedHandler[*appsv1.DaemonSet, *corev1.Pod](c.Controller, "DaemonSet", c.sets, func(ds *appsv1.DaemonSet) (labels.Selector, error) {
+	c.pods.AddHandler(ownedHandler[*appsv1.DaemonSet, *corev1.Pod](c.Queue.Add, "DaemonSet", c.sets, func(ds *appsv1.DaemonSet) (labels.Selector, error) {
 		return metav1.LabelSelectorAsSelector(ds.Spec.Selector)
 	}))
 	all := func() {

@@ -50,7 +50,7 @@ func startDeployment(e *env) (func(context.Context) error, error) {
 	c.sets.AddIndex(byController, controllerIndex[*appsv1.ReplicaSet])
 	c.pods.AddIndex(byController, controllerIndex[*corev1.Pod])
 	c.deployments.AddHandler(client.On[*appsv1.Deployment](c.Controller))
-	c.sets.AddHandler(ownedHandler[*appsv1.Deployment, *appsv1.ReplicaSet](c.Controller, "Deployment", c.deployments, func(d *appsv1.Deployment) (labels.Selector, error) {
+	c.sets.AddHandler(ownedHandler[*appsv1.Deployment, *appsv1.ReplicaSet](c.Queue.Add, "Deployment", c.deployments, func(d *appsv1.Deployment) (labels.Selector, error) {
 		return metav1.LabelSelectorAsSelector(d.Spec.Selector)
 	}))
 	// A Recreate deployment waits for its last old pod to be gone.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -29,9 +31,9 @@ var jobKind = batchv1.SchemeGroupVersion.WithKind("Job")
 // Does: creates pods with a finalizer, so that none disappears uncounted; counts
 // a finished pod in three steps, each of which may be repeated (note its UID in
 // the status, take the finalizer off, add it to the sum); waits longer after each
-// failure; ends the rest of the pods when the job is done.
+// failure; ends the rest of the pods when the job is done. News of pods wait a second
+// for more of them.
 // Upstream: pkg/controller/job/job_controller.go, Controller.
-// Left out: backoffLimitPerIndex, successPolicy, managedBy.
 type jobs struct {
 	*client.Controller
 	jobs     *client.Informer[*batchv1.Job]
@@ -41,8 +43,9 @@ type jobs struct {
 	writer   podWriter
 	expected *expectations
 	own      *consistency
+	released sync.Map // the UIDs of pods whose finalizers are off, until the cache shows it
 
-	initial, most time.Duration // the bounds of the wait after failures
+	batch, initial, most time.Duration // the wait for more news, and the bounds of the one after failures
 }
 
 func startJob(e *env) (func(context.Context) error, error) {
@@ -51,16 +54,29 @@ func startJob(e *env) (func(context.Context) error, error) {
 		jobs: watching[*batchv1.Job](e), pods: watching[*corev1.Pod](e),
 		api: client.For[*batchv1.Job](e.client), podAPI: client.For[*corev1.Pod](e.client),
 		writer: podWriter{pods: client.For[*corev1.Pod](e.client), recorder: recorder}, expected: newExpectations(), own: newConsistency(),
-		initial: timing.JobBackOffInitial, most: timing.JobBackOffMax,
+		batch: timing.JobSyncBatch, initial: timing.JobBackOffInitial, most: timing.JobBackOffMax,
 	}
-	timing.Scale(e.cfg.TimeScale, &c.initial, &c.most)
+	timing.Scale(e.cfg.TimeScale, &c.batch, &c.initial, &c.most)
 	c.writer.wrote = func(owner, pod metav1.Object) { c.own.wrote(client.Key(owner), c.pods, pod) }
 	c.Controller = client.NewController("job-controller", c.reconcile)
 	c.pods.AddIndex(byController, controllerIndex[*corev1.Pod])
 	c.pods.AddIndex(byNamespace, namespaceIndex[*corev1.Pod])
 	c.pods.AddHandler(c.expected.observe("Job"))
-	c.jobs.AddHandler(client.On[*batchv1.Job](c.Controller))
-	c.pods.AddHandler(ownedHandler[*batchv1.Job, *corev1.Pod](c.Controller, "Job", c.jobs, func(j *batchv1.Job) (labels.Selector, error) {
+	c.pods.AddHandler(client.Handler[*corev1.Pod]{
+		Update: func(_, p *corev1.Pod) { c.shown(p, false) }, Delete: func(p *corev1.Pod) { c.shown(p, true) },
+	})
+	soon := func(key string) { c.Queue.AddAfter(key, c.batch) }
+	c.jobs.AddHandler(client.Handler[*batchv1.Job]{
+		Add: func(j *batchv1.Job) { c.Enqueue(j) }, Delete: func(j *batchv1.Job) { c.Enqueue(j) },
+		Update: func(old, j *batchv1.Job) {
+			if old.Generation == j.Generation {
+				soon(client.Key(j))
+			} else {
+				c.Enqueue(j)
+			}
+		},
+	})
+	c.pods.AddHandler(ownedHandler[*batchv1.Job, *corev1.Pod](soon, "Job", c.jobs, func(j *batchv1.Job) (labels.Selector, error) {
 		return metav1.LabelSelectorAsSelector(j.Spec.Selector)
 	}))
 	return c.Run, nil
@@ -71,6 +87,9 @@ func (c *jobs) reconcile(ctx context.Context, key string) (client.Result, error)
 		return client.Result{}, err
 	}
 	cached, ok := c.jobs.GetKey(key)
+	if ok && cached.Spec.ManagedBy != nil && *cached.Spec.ManagedBy != batchv1.JobControllerName {
+		return client.Result{}, nil // somebody else's
+	}
 	if err := c.freeOrphans(ctx, key, cached); err != nil {
 		return client.Result{}, err
 	}
@@ -86,38 +105,53 @@ func (c *jobs) reconcile(ctx context.Context, key string) (client.Result, error)
 	if err != nil {
 		return client.Result{}, err
 	}
+	settled := c.expected.satisfied(key) // asked before pods are read: none may come between
 	claimer := claimer[*corev1.Pod]{resource: c.podAPI, owner: job, kind: jobKind, selector: selector,
 		fresh: func(ctx context.Context) (metav1.Object, error) { return c.api.Get(ctx, job.Namespace, job.Name) }}
 	pods, err := claimer.claim(ctx, candidates(c.pods, job))
 	if err != nil {
 		return client.Result{}, err
 	}
+	pods = c.asReleased(pods)
 	view := viewJob(job, pods, time.Now())
-	view.initial, view.most = c.initial, c.most
+	view.batch, view.initial, view.most = c.batch, c.initial, c.most
 	var manageErr error
-	if c.expected.satisfied(key) && job.DeletionTimestamp == nil {
+	managed := settled && job.DeletionTimestamp == nil
+	if managed {
 		manageErr = c.manage(ctx, key, job, &view)
 	}
-	status := view.status()
-	if !equality.Semantic.DeepEqual(job.Status, status) {
-		before := job.Status
-		job.Status = status
-		written, err := c.api.UpdateStatus(ctx, job)
-		if err != nil {
-			return client.Result{}, err
-		}
-		c.own.wrote(key, c.jobs, written)
-		c.tell(job, before)
+	view.bury(managed && manageErr == nil)
+	if job, err = c.write(ctx, job, view.status(false)); err != nil {
+		return client.Result{}, err
 	}
 	// Only pods whose UIDs stand in the status may lose their finalizer.
-	counted := status.UncountedTerminatedPods
 	err = c.release(ctx, pods, func(p *corev1.Pod) bool {
-		return counted != nil && (slices.Contains(counted.Succeeded, p.UID) || slices.Contains(counted.Failed, p.UID)) || view.ignored[p.UID]
+		return slices.Contains(view.uncounted.Succeeded, p.UID) || slices.Contains(view.uncounted.Failed, p.UID) || view.free[p.UID]
 	})
-	if err == nil {
+	if err != nil {
+		return client.Result{}, err
+	}
+	view.sum(job)
+	if _, err = c.write(ctx, job, view.status(true)); err == nil {
 		err = manageErr
 	}
 	return client.Result{RequeueAfter: view.after}, err
+}
+
+// write brings the status up to date, if it is not, and returns the job with it.
+func (c *jobs) write(ctx context.Context, job *batchv1.Job, status batchv1.JobStatus) (*batchv1.Job, error) {
+	if equality.Semantic.DeepEqual(job.Status, status) {
+		return job, nil
+	}
+	after := job.DeepCopy()
+	after.Status = status
+	written, err := c.api.UpdateStatus(ctx, after)
+	if err != nil {
+		return nil, err
+	}
+	c.own.wrote(client.Key(job), c.jobs, written)
+	c.tell(written, job.Status)
+	return written, nil
 }
 
 // ours are a job's pods as the cache has them.
@@ -147,18 +181,45 @@ func (c *jobs) release(ctx context.Context, pods []*corev1.Pod, may func(*corev1
 		if err != nil {
 			return err
 		}
+		c.released.Store(p.UID, true)
 		_, err = c.podAPI.Patch(ctx, p.Namespace, p.Name, types.StrategicMergePatchType, raw)
 		if ignoring(err, apierrors.IsNotFound, apierrors.IsConflict) != nil {
+			c.released.Delete(p.UID)
 			return err
 		}
 	}
 	return nil
 }
 
+// shown forgets a pod that the cache shows to be without the finalizer, or to be gone.
+func (c *jobs) shown(p *corev1.Pod, gone bool) {
+	if gone || !hasFinalizer(p, batchv1.JobTrackingFinalizer) {
+		c.released.Delete(p.UID)
+	}
+}
+
+// asReleased are pods without the finalizers that have been taken off already, though
+// the cache does not show it yet: they would be counted twice.
+func (c *jobs) asReleased(pods []*corev1.Pod) []*corev1.Pod {
+	out := slices.Clone(pods)
+	for i, p := range out {
+		if _, ok := c.released.Load(p.UID); ok {
+			out[i] = p.DeepCopy()
+			out[i].Finalizers = slices.DeleteFunc(out[i].Finalizers, func(f string) bool { return f == batchv1.JobTrackingFinalizer })
+		}
+	}
+	return out
+}
+
 // manage deletes pods that are too much and creates those that are missing.
 func (c *jobs) manage(ctx context.Context, key string, job *batchv1.Job, view *jobView) error {
 	plan := view.plan()
 	if len(plan.remove) > 0 {
+		if !view.ends() { // these are not failures
+			if err := c.release(ctx, plan.remove, nil); err != nil {
+				return err
+			}
+		}
 		c.expected.expect(key, 0, plan.remove)
 		_, err := inParallel(plan.remove, func(p *corev1.Pod) error {
 			err := c.writer.delete(ctx, p, job)
@@ -168,24 +229,18 @@ func (c *jobs) manage(ctx context.Context, key string, job *batchv1.Job, view *j
 			return err
 		})
 		view.active -= len(plan.remove)
+		view.ready -= len(filter(plan.remove, podReady))
 		view.terminating += len(plan.remove)
 		return err
 	}
-	if plan.create == 0 {
+	n := len(plan.create)
+	if n == 0 {
 		return nil
-	}
-	n := min(plan.create, burstReplicas)
-	indexes := view.freeIndexes(n)
-	if view.indexed() {
-		n = len(indexes)
 	}
 	c.expected.expect(key, n, nil)
 	done, err := slowStart(n, func(i int) error {
-		index := -1
-		if view.indexed() {
-			index = indexes[i]
-		}
-		return c.writer.create(ctx, jobPod(job, index), job)
+		index := plan.create[i]
+		return c.writer.create(ctx, jobPod(job, index, view.failureCounts(index)), job)
 	})
 	c.expected.created(key, n-done)
 	view.active += done
@@ -234,8 +289,8 @@ func jobFinished(j *batchv1.Job) bool {
 	return false
 }
 
-// jobPod is a pod of a job; index is -1 for a job without indexes.
-func jobPod(job *batchv1.Job, index int) *corev1.Pod {
+// jobPod is a pod of a job; index is -1 for a job without indexes, counts are annotations.
+func jobPod(job *batchv1.Job, index int, counts map[string]string) *corev1.Pod {
 	pod := podFrom(&job.Spec.Template, job, jobKind)
 	pod.Finalizers = append(pod.Finalizers, batchv1.JobTrackingFinalizer)
 	if index < 0 {
@@ -246,6 +301,7 @@ func jobPod(job *batchv1.Job, index int) *corev1.Pod {
 	pod.Spec.Hostname = fmt.Sprintf("%s-%d", job.Name, index)
 	pod.Labels = withLabel(pod.Labels, batchv1.JobCompletionIndexAnnotation, s)
 	pod.Annotations = withLabel(pod.Annotations, batchv1.JobCompletionIndexAnnotation, s)
+	maps.Copy(pod.Annotations, counts)
 	add := func(containers []corev1.Container) {
 		for i := range containers {
 			if slices.ContainsFunc(containers[i].Env, func(e corev1.EnvVar) bool { return e.Name == "JOB_COMPLETION_INDEX" }) {

@@ -3,8 +3,6 @@ package controllers
 import (
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -15,11 +13,11 @@ import (
 	"orrery/client"
 )
 
-// This file counts a Job's pods and decides what follows. Nothing here touches the
-// API.
+// This file counts a Job's pods and decides what follows; what indexes have to do
+// with it is in job_indexes.go. Nothing here touches the API.
 //
 // Upstream: pkg/controller/job/job_controller.go, syncJob, trackJobStatusAndRemoveFinalizers;
-// backoff_utils.go, indexed_job_utils.go, pod_failure_policy.go.
+// backoff_utils.go, pod_failure_policy.go.
 
 // jobView is one look at a Job and its pods.
 type jobView struct {
@@ -28,21 +26,19 @@ type jobView struct {
 	now                        time.Time
 	active, ready, terminating int
 	uncounted                  batchv1.UncountedTerminatedPods
-	succeeded, failed          int32 // in the sum, without the uncounted
-	done                       map[int]bool
-	ignored                    map[types.UID]bool // failed, but the policy says they do not count
-	failure                    *batchv1.JobCondition
-	after                      time.Duration // until something is due
-	initial, most              time.Duration // the bounds of the wait after failures
+	succeeded, failed          int32                 // in the sum, without the uncounted
+	done, lost                 map[int]bool          // the indexes that have succeeded and failed
+	heirless                   map[int]*corev1.Pod   // see heirs
+	fallen                     []*corev1.Pod         // have failed, and the status does not know
+	free                       map[types.UID]bool    // may lose their finalizers without having been noted in the status
+	failure, success           *batchv1.JobCondition // why the job is to end
+	after                      time.Duration         // until something is due
+	batch, initial, most       time.Duration         // see jobs
 }
 
 type jobPlan struct {
-	create int
+	create []int // the index of each new pod, -1 for none
 	remove []*corev1.Pod
-}
-
-func (v *jobView) indexed() bool {
-	return v.job.Spec.CompletionMode != nil && *v.job.Spec.CompletionMode == batchv1.IndexedCompletion
 }
 
 // onlyFailed says whether a pod that is being deleted is replaced only when it
@@ -58,57 +54,61 @@ func (v *jobView) podFailed(p *corev1.Pod) bool {
 }
 
 func viewJob(job *batchv1.Job, pods []*corev1.Pod, now time.Time) jobView {
-	v := jobView{job: job, pods: pods, now: now, succeeded: job.Status.Succeeded, failed: job.Status.Failed, done: map[int]bool{}, ignored: map[types.UID]bool{}}
-	waiting := map[types.UID]bool{} // pods that still carry the finalizer
-	for _, p := range pods {
-		waiting[p.UID] = hasFinalizer(p, batchv1.JobTrackingFinalizer)
-	}
+	v := jobView{job: job, pods: pods, now: now, succeeded: job.Status.Succeeded, failed: job.Status.Failed, free: map[types.UID]bool{}}
 	if u := job.Status.UncountedTerminatedPods; u != nil {
-		for _, uid := range u.Succeeded {
-			if waiting[uid] {
-				v.uncounted.Succeeded = append(v.uncounted.Succeeded, uid)
-			} else {
-				v.succeeded++
-			}
+		waiting := map[types.UID]bool{} // pods that still carry the finalizer
+		for _, p := range pods {
+			waiting[p.UID] = hasFinalizer(p, batchv1.JobTrackingFinalizer)
 		}
-		for _, uid := range u.Failed {
-			if waiting[uid] {
-				v.uncounted.Failed = append(v.uncounted.Failed, uid)
-			} else {
-				v.failed++
+		counted := func(uids []types.UID, uncounted *[]types.UID) (n int32) {
+			for _, uid := range uids {
+				if waiting[uid] {
+					*uncounted = append(*uncounted, uid)
+				} else {
+					n++
+				}
 			}
+			return n
 		}
+		if !v.indexed() {
+			v.succeeded += counted(u.Succeeded, &v.uncounted.Succeeded)
+		}
+		v.failed += counted(u.Failed, &v.uncounted.Failed)
 	}
 	if v.indexed() {
-		for _, i := range parseIndexes(job.Status.CompletedIndexes) {
-			v.done[i] = true
+		v.done, v.lost = parseIndexes(job.Status.CompletedIndexes, v.completions()), map[int]bool{}
+		if v.perIndex() && job.Status.FailedIndexes != nil {
+			v.lost = parseIndexes(*job.Status.FailedIndexes, v.completions())
 		}
 	}
 	for _, p := range pods {
-		v.count(p, waiting[p.UID])
+		v.count(p)
 	}
 	if v.indexed() {
-		v.succeeded = int32(len(v.done)) - int32(len(v.uncounted.Succeeded))
+		v.succeeded = int32(len(v.done))
 	}
+	v.heirs()
 	v.judge()
 	return v
 }
 
 // count files one pod.
-func (v *jobView) count(p *corev1.Pod, tracked bool) {
+func (v *jobView) count(p *corev1.Pod) {
+	tracked := hasFinalizer(p, batchv1.JobTrackingFinalizer)
+	index, astray := podIndex(p), v.astray(p)
 	switch {
 	case p.Status.Phase == corev1.PodSucceeded:
 		if !tracked || slices.Contains(v.uncounted.Succeeded, p.UID) {
 			return
 		}
-		if i := podIndex(p); v.indexed() {
-			if i < 0 || i >= int(*v.job.Spec.Completions) || v.done[i] {
-				v.ignored[p.UID] = true
-				return
-			}
-			v.done[i] = true
+		if !v.indexed() {
+			v.uncounted.Succeeded = append(v.uncounted.Succeeded, p.UID)
+			return
 		}
-		v.uncounted.Succeeded = append(v.uncounted.Succeeded, p.UID)
+		v.free[p.UID] = true // its index in the status is enough
+		if !astray {
+			v.done[index] = true
+		}
 	case v.podFailed(p):
 		if !podFinished(p) {
 			v.terminating++
@@ -116,14 +116,13 @@ func (v *jobView) count(p *corev1.Pod, tracked bool) {
 		if !tracked || slices.Contains(v.uncounted.Failed, p.UID) {
 			return
 		}
-		action, message := failureAction(v.job.Spec.PodFailurePolicy, p)
-		if action == batchv1.PodFailurePolicyActionFailJob && v.failure == nil {
-			v.failure = &batchv1.JobCondition{Reason: batchv1.JobReasonPodFailurePolicy, Message: message}
+		if astray {
+			v.free[p.UID] = true
+			return
 		}
-		if action == batchv1.PodFailurePolicyActionIgnore {
-			v.ignored[p.UID] = true
-		} else {
-			v.uncounted.Failed = append(v.uncounted.Failed, p.UID)
+		v.fallen = append(v.fallen, p)
+		if v.perIndex() && v.givesUp(p) {
+			v.lost[index] = true
 		}
 	case p.DeletionTimestamp != nil:
 		v.terminating++
@@ -135,17 +134,78 @@ func (v *jobView) count(p *corev1.Pod, tracked bool) {
 	}
 }
 
-// judge looks for reasons to end the job as failed.
+// ends says whether the job is being ended before all its pods have ended by themselves.
+func (v *jobView) ends() bool { return v.failure != nil || v.success != nil }
+
+// bury notes the pods that have failed, but for those that shall have an heir first;
+// once a job ends, all pods that are left: they count as failed if the job has failed.
+// If they could not all be deleted the end waits.
+func (v *jobView) bury(deleted bool) {
+	if !deleted {
+		v.failure, v.success = nil, nil
+	}
+	over := v.ends() || v.reached() || v.job.DeletionTimestamp != nil
+	for _, p := range v.fallen {
+		if over || v.heirless[podIndex(p)] != p {
+			v.note(p, true)
+		}
+	}
+	if !over {
+		return
+	}
+	for _, p := range v.pods {
+		if !podFinished(p) && !v.podFailed(p) && hasFinalizer(p, batchv1.JobTrackingFinalizer) && !slices.Contains(v.uncounted.Failed, p.UID) {
+			v.note(p, v.failure != nil)
+		}
+	}
+}
+
+// note has a pod lose its finalizer, as one that has failed or as one that does not matter.
+func (v *jobView) note(p *corev1.Pod, failed bool) {
+	if failed && v.countsAsFailed(p) {
+		v.uncounted.Failed = append(v.uncounted.Failed, p.UID)
+	} else {
+		v.free[p.UID] = true
+	}
+}
+
+// sum counts the pods that stood in the status and have lost their finalizers since.
+func (v *jobView) sum(written *batchv1.Job) {
+	v.job = written
+	v.succeeded += int32(len(v.uncounted.Succeeded))
+	v.failed += int32(len(v.uncounted.Failed))
+	v.uncounted = batchv1.UncountedTerminatedPods{}
+}
+
+// countsAsFailed says whether the policy lets a failed pod count.
+func (v *jobView) countsAsFailed(p *corev1.Pod) bool {
+	action, _ := failureAction(v.job.Spec.PodFailurePolicy, p)
+	return action != batchv1.PodFailurePolicyActionIgnore
+}
+
+// judge looks for reasons to end the job: what it has decided already, then failures,
+// then a success policy.
 func (v *jobView) judge() {
 	s := &v.job.Spec
+	if t := jobCondition(v.job.Status, batchv1.JobSuccessCriteriaMet); t != nil && t.Status == corev1.ConditionTrue {
+		v.success = t
+		return
+	}
 	if t := jobCondition(v.job.Status, batchv1.JobFailureTarget); t != nil && t.Status == corev1.ConditionTrue {
 		v.failure = t
 		return
 	}
-	if v.failure != nil || v.suspended() {
-		return
-	}
 	failures := v.failed + int32(len(v.uncounted.Failed))
+	for _, p := range v.fallen {
+		action, message := failureAction(s.PodFailurePolicy, p)
+		if action == batchv1.PodFailurePolicyActionFailJob {
+			v.fail(batchv1.JobReasonPodFailurePolicy, message)
+			return
+		}
+		if action != batchv1.PodFailurePolicyActionIgnore {
+			failures++
+		}
+	}
 	if s.Template.Spec.RestartPolicy == corev1.RestartPolicyOnFailure {
 		for _, p := range v.pods {
 			if p.Status.Phase == corev1.PodRunning || p.Status.Phase == corev1.PodPending {
@@ -156,17 +216,22 @@ func (v *jobView) judge() {
 		}
 	}
 	if s.BackoffLimit != nil && failures > *s.BackoffLimit {
-		v.failure = &batchv1.JobCondition{Reason: batchv1.JobReasonBackoffLimitExceeded, Message: "Job has reached the specified backoff limit"}
+		v.fail(batchv1.JobReasonBackoffLimitExceeded, "Job has reached the specified backoff limit")
 		return
 	}
-	if s.ActiveDeadlineSeconds != nil && v.job.Status.StartTime != nil {
+	if s.ActiveDeadlineSeconds != nil && v.job.Status.StartTime != nil && !v.suspended() {
 		left := v.job.Status.StartTime.Add(time.Duration(*s.ActiveDeadlineSeconds) * time.Second).Sub(v.now)
 		if left <= 0 {
-			v.failure = &batchv1.JobCondition{Reason: batchv1.JobReasonDeadlineExceeded, Message: "Job was active longer than specified deadline"}
+			v.fail(batchv1.JobReasonDeadlineExceeded, "Job was active longer than specified deadline")
 			return
 		}
 		v.remind(left)
 	}
+	v.judgeIndexes()
+}
+
+func (v *jobView) fail(reason, message string) {
+	v.failure = &batchv1.JobCondition{Reason: reason, Message: message}
 }
 
 func (v *jobView) suspended() bool { return v.job.Spec.Suspend != nil && *v.job.Spec.Suspend }
@@ -181,10 +246,14 @@ func (v *jobView) allSucceeded() int32 { return v.succeeded + int32(len(v.uncoun
 
 // reached says whether the job has what it wanted.
 func (v *jobView) reached() bool {
-	if v.job.Spec.Completions == nil {
-		return v.allSucceeded() > 0 && v.active == 0
+	if v.success != nil {
+		return true
 	}
-	return v.allSucceeded() >= *v.job.Spec.Completions
+	want := int32(1)
+	if v.job.Spec.Completions != nil {
+		want = *v.job.Spec.Completions
+	}
+	return v.active == 0 && v.allSucceeded() >= want
 }
 
 // running are the pods that can be deleted.
@@ -192,9 +261,9 @@ func (v *jobView) running() []*corev1.Pod {
 	return filter(v.pods, podActive)
 }
 
-// plan decides about pods.
+// plan decides about pods: some go, or some come, never both at once.
 func (v *jobView) plan() jobPlan {
-	if v.failure != nil || v.suspended() || v.reached() {
+	if v.ends() || v.suspended() {
 		return jobPlan{remove: v.running()}
 	}
 	want := int(*v.job.Spec.Parallelism)
@@ -207,17 +276,28 @@ func (v *jobView) plan() jobPlan {
 	if v.onlyFailed() {
 		have += v.terminating
 	}
-	if v.active > want {
-		return jobPlan{remove: victims(v.running(), nil, v.active-max(want, 0), v.now)}
+	surplus, rest := v.misplaced()
+	if n := v.active - max(want, 0) - len(surplus); n > 0 {
+		surplus = append(surplus, victims(rest, nil, n, v.now)...)
+	}
+	if len(surplus) > 0 {
+		return jobPlan{remove: surplus[:min(len(surplus), burstReplicas)]}
 	}
 	if have >= want {
 		return jobPlan{}
 	}
+	n := min(want-have, burstReplicas)
+	if v.perIndex() {
+		return jobPlan{create: v.dueIndexes(n)}
+	}
 	if wait := v.failureWait(); wait > 0 {
-		v.remind(wait)
+		v.remind(max(wait, v.batch))
 		return jobPlan{}
 	}
-	return jobPlan{create: want - have}
+	if v.indexed() {
+		return jobPlan{create: v.freeIndexes(n)}
+	}
+	return jobPlan{create: slices.Repeat([]int{-1}, n)}
 }
 
 // failureWait is how long to wait before the next pod: 10 s after one failure in
@@ -238,6 +318,11 @@ func (v *jobView) failureWait() time.Duration {
 			}
 		}
 	}
+	return v.waitAfter(n, lastFailure)
+}
+
+// waitAfter is what is left of the wait after n failures in a row.
+func (v *jobView) waitAfter(n int, last time.Time) time.Duration {
 	if n == 0 {
 		return 0
 	}
@@ -247,7 +332,7 @@ func (v *jobView) failureWait() time.Duration {
 			break
 		}
 	}
-	return max(0, lastFailure.Add(wait).Sub(v.now))
+	return max(0, last.Add(wait).Sub(v.now))
 }
 
 // finishedAt is when the last container of a pod ended, or what is known instead.
@@ -257,46 +342,57 @@ func finishedAt(p *corev1.Pod) (t time.Time) {
 			t = c.State.Terminated.FinishedAt.Time
 		}
 	}
-	if c := podCondition(p, corev1.PodReady); t.IsZero() && c != nil {
+	if c := podCondition(p, corev1.PodReady); t.IsZero() && c != nil && c.Status == corev1.ConditionFalse {
 		t = c.LastTransitionTime.Time
+	}
+	if t.IsZero() && p.DeletionTimestamp != nil {
+		t = p.DeletionTimestamp.Time
+		if grace := p.DeletionGracePeriodSeconds; grace != nil {
+			t = t.Add(-time.Duration(*grace) * time.Second)
+		}
 	}
 	if t.IsZero() {
 		t = p.CreationTimestamp.Time
 	}
-	if t.IsZero() && p.DeletionTimestamp != nil {
-		t = p.DeletionTimestamp.Time
-	}
 	return t
 }
 
-// status is what the job says about itself now.
-func (v *jobView) status() batchv1.JobStatus {
+// status is what the job says about itself now. That it has ended, if it has, it may
+// say when all is counted.
+func (v *jobView) status(last bool) batchv1.JobStatus {
 	s := *v.job.Status.DeepCopy()
 	s.Active, s.Ready, s.Terminating = int32(v.active), new(int32(v.ready)), new(int32(v.terminating))
 	s.Succeeded, s.Failed = v.succeeded, v.failed
-	s.UncountedTerminatedPods = &v.uncounted
+	s.UncountedTerminatedPods = v.uncounted.DeepCopy()
 	if v.indexed() {
 		s.CompletedIndexes = formatIndexes(v.done)
+	}
+	if v.perIndex() {
+		s.FailedIndexes = new(formatIndexes(v.lost))
 	}
 	now := metav1.NewTime(v.now)
 	if s.StartTime == nil && !v.suspended() {
 		s.StartTime = &now
 	}
-	v.suspension(&s, now)
-	settled := len(v.uncounted.Succeeded)+len(v.uncounted.Failed) == 0 && v.active == 0 && v.terminating == 0
+	settled := last && len(v.uncounted.Succeeded)+len(v.uncounted.Failed) == 0 && v.active == 0 && v.terminating == 0
 	switch {
 	case v.failure != nil:
 		setJobCondition(&s, batchv1.JobFailureTarget, corev1.ConditionTrue, v.failure.Reason, v.failure.Message, now)
 		if settled {
 			setJobCondition(&s, batchv1.JobFailed, corev1.ConditionTrue, v.failure.Reason, v.failure.Message, now)
 		}
-	case v.reached() && !v.suspended():
-		const message = "Reached expected number of succeeded pods"
-		setJobCondition(&s, batchv1.JobSuccessCriteriaMet, corev1.ConditionTrue, batchv1.JobReasonCompletionsReached, message, now)
+	case v.reached():
+		why := v.success
+		if why == nil {
+			why = &batchv1.JobCondition{Reason: batchv1.JobReasonCompletionsReached, Message: "Reached expected number of succeeded pods"}
+		}
+		setJobCondition(&s, batchv1.JobSuccessCriteriaMet, corev1.ConditionTrue, why.Reason, why.Message, now)
 		if settled {
-			setJobCondition(&s, batchv1.JobComplete, corev1.ConditionTrue, batchv1.JobReasonCompletionsReached, message, now)
+			setJobCondition(&s, batchv1.JobComplete, corev1.ConditionTrue, why.Reason, why.Message, now)
 			s.CompletionTime = &now
 		}
+	default:
+		v.suspension(&s, now)
 	}
 	return s
 }
@@ -320,81 +416,6 @@ func setJobCondition(s *batchv1.JobStatus, t batchv1.JobConditionType, status co
 	} else if old.Status != status {
 		*old = c
 	}
-}
-
-// podIndex is the completion index of a pod, -1 if it has none.
-func podIndex(p *corev1.Pod) int {
-	i, err := strconv.Atoi(p.Annotations[batchv1.JobCompletionIndexAnnotation])
-	if err != nil {
-		return -1
-	}
-	return i
-}
-
-// freeIndexes are the lowest n indexes that are neither done nor being worked on.
-func (v *jobView) freeIndexes(n int) (out []int) {
-	if !v.indexed() {
-		return nil
-	}
-	busy := map[int]bool{}
-	for _, p := range v.pods {
-		if podActive(p) || v.onlyFailed() && !podFinished(p) {
-			busy[podIndex(p)] = true
-		}
-	}
-	for i := 0; i < int(*v.job.Spec.Completions) && len(out) < n; i++ {
-		if !v.done[i] && !busy[i] {
-			out = append(out, i)
-		}
-	}
-	return out
-}
-
-// parseIndexes reads "0-2,5".
-func parseIndexes(s string) (out []int) {
-	for _, part := range strings.Split(s, ",") {
-		first, last, isRange := strings.Cut(part, "-")
-		a, err := strconv.Atoi(first)
-		if err != nil {
-			continue
-		}
-		b := a
-		if isRange {
-			if b, err = strconv.Atoi(last); err != nil {
-				continue
-			}
-		}
-		for i := a; i <= b; i++ {
-			out = append(out, i)
-		}
-	}
-	return out
-}
-
-// formatIndexes writes "0-2,5".
-func formatIndexes(done map[int]bool) string {
-	var all []int
-	for i := range done {
-		all = append(all, i)
-	}
-	slices.Sort(all)
-	var parts []string
-	for i := 0; i < len(all); {
-		j := i
-		for j+1 < len(all) && all[j+1] == all[j]+1 {
-			j++
-		}
-		switch j - i {
-		case 0:
-			parts = append(parts, strconv.Itoa(all[i]))
-		case 1:
-			parts = append(parts, strconv.Itoa(all[i]), strconv.Itoa(all[j]))
-		default:
-			parts = append(parts, fmt.Sprintf("%d-%d", all[i], all[j]))
-		}
-		i = j + 1
-	}
-	return strings.Join(parts, ",")
 }
 
 // failureAction is what a pod failure policy says of a failed pod: the first rule

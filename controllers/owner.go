@@ -152,10 +152,10 @@ func ownerKey(obj metav1.Object, kind string) (string, bool) {
 
 // ownedHandler queues the owners of changed objects: the controller before and
 // after the change, and for an orphan all owners whose selector matches it.
-func ownedHandler[O, T client.Object](c *client.Controller, kind string, owners *client.Informer[O], selects func(O) (labels.Selector, error)) client.Handler[T] {
+func ownedHandler[O, T client.Object](add func(key string), kind string, owners *client.Informer[O], selects func(O) (labels.Selector, error)) client.Handler[T] {
 	queue := func(obj T) {
 		if key, ok := ownerKey(obj, kind); ok {
-			c.Queue.Add(key)
+			add(key)
 			return
 		}
 		if metav1.GetControllerOf(obj) != nil || obj.GetDeletionTimestamp() != nil {
@@ -166,7 +166,7 @@ func ownedHandler[O, T client.Object](c *client.Controller, kind string, owners 
 				continue
 			}
 			if sel, err := selects(o); err == nil && !sel.Empty() && sel.Matches(labels.Set(obj.GetLabels())) {
-				c.Enqueue(o)
+				add(client.Key(o))
 			}
 		}
 	}
@@ -177,7 +177,7 @@ func ownedHandler[O, T client.Object](c *client.Controller, kind string, owners 
 				return
 			}
 			if key, ok := ownerKey(old, kind); ok {
-				c.Queue.Add(key)
+				add(key)
 			}
 			queue(obj)
 		},

@@ -62,12 +62,12 @@ func podFinished(p *corev1.Pod) bool {
 // being deleted does not, which is why its replacement comes at once.
 func podActive(p *corev1.Pod) bool { return !podFinished(p) && p.DeletionTimestamp == nil }
 
-// filter is the part of a slice that f likes.
 // isSidecar says whether an init container goes on beside the others.
 func isSidecar(c corev1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
+// filter is the part of a slice that f likes.
 func filter[T any](s []T, f func(T) bool) []T {
 	var out []T
 	for _, v := range s {

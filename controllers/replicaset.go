@@ -86,7 +86,7 @@ func startReplicaSet(e *env) (func(context.Context) error, error) {
 		},
 	}
 	sets.AddHandler(client.On[*appsv1.ReplicaSet](c.Controller))
-	c.pods.AddHandler(ownedHandler[*appsv1.ReplicaSet, *corev1.Pod](c.Controller, "ReplicaSet", sets, func(rs *appsv1.ReplicaSet) (labels.Selector, error) {
+	c.pods.AddHandler(ownedHandler[*appsv1.ReplicaSet, *corev1.Pod](c.Queue.Add, "ReplicaSet", sets, func(rs *appsv1.ReplicaSet) (labels.Selector, error) {
 		return metav1.LabelSelectorAsSelector(rs.Spec.Selector)
 	}))
 	return c.Run, nil

@@ -49,7 +49,7 @@ func startReplicationController(e *env) (func(context.Context) error, error) {
 		},
 	}
 	rcs.AddHandler(client.On[*corev1.ReplicationController](c.Controller))
-	c.pods.AddHandler(ownedHandler[*corev1.ReplicationController, *corev1.Pod](c.Controller, "ReplicationController", rcs, func(rc *corev1.ReplicationController) (labels.Selector, error) {
+	c.pods.AddHandler(ownedHandler[*corev1.ReplicationController, *corev1.Pod](c.Queue.Add, "ReplicationController", rcs, func(rc *corev1.ReplicationController) (labels.Selector, error) {
 		return labels.SelectorFromSet(rc.Spec.Selector), nil
 	}))
 	return c.Run, nil

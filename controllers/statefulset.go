@@ -59,7 +59,7 @@ func startStatefulSet(e *env) (func(context.Context) error, error) {
 	c.Controller = client.NewController("statefulset-controller", c.reconcile)
 	c.pods.AddIndex(byController, controllerIndex[*corev1.Pod])
 	c.sets.AddHandler(client.On[*appsv1.StatefulSet](c.Controller))
-	c.pods.AddHandler(ownedHandler[*appsv1.StatefulSet, *corev1.Pod](c.Controller, "StatefulSet", c.sets, func(s *appsv1.StatefulSet) (labels.Selector, error) {
+	c.pods.AddHandler(ownedHandler[*appsv1.StatefulSet, *corev1.Pod](c.Queue.Add, "StatefulSet", c.sets, func(s *appsv1.StatefulSet) (labels.Selector, error) {
 		return metav1.LabelSelectorAsSelector(s.Spec.Selector)
 	}))
 	return c.Run, nil

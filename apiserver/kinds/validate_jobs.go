@@ -66,7 +66,7 @@ func indexed(s *batchv1.JobSpec) bool {
 }
 
 // Upstream: pkg/apis/batch/validation/validation.go, validateJobSpec.
-// Left out: the bounds for more than 100000 completions, and the rules of a success policy.
+// Left out: the bounds for more than 100000 completions.
 func (c *checks) jobSpec(s *batchv1.JobSpec, at *field.Path) {
 	c.notNegativePtr(s.Parallelism, at.Child("parallelism"))
 	c.notNegativePtr(s.Completions, at.Child("completions"))
@@ -109,8 +109,12 @@ func (c *checks) jobSpec(s *batchv1.JobSpec, at *field.Path) {
 		c.podFailurePolicy(s, at.Child("podFailurePolicy"))
 		replacements = replacements[:1] // what is terminating may yet be ignored
 	}
-	if s.SuccessPolicy != nil && !indexed(s) {
-		c.add(field.Invalid(at.Child("successPolicy"), *s.SuccessPolicy, "requires indexed completion mode"))
+	if s.SuccessPolicy != nil {
+		if !indexed(s) {
+			c.add(field.Invalid(at.Child("successPolicy"), *s.SuccessPolicy, "requires indexed completion mode"))
+		} else if s.Completions != nil {
+			c.successPolicy(s.SuccessPolicy, *s.Completions, at.Child("successPolicy", "rules"))
+		}
 	}
 	if s.PodReplacementPolicy != nil {
 		listed(c, *s.PodReplacementPolicy, at.Child("podReplacementPolicy"), replacements...)
@@ -131,7 +135,88 @@ const (
 	maxParallelIndexes = 100000 // bounds what status.completedIndexes can grow to
 	maxPolicyRules     = 20
 	maxExitCodes       = 255
+	maxIndexesText     = 64 << 10
 )
+
+// Upstream: pkg/apis/batch/validation/validation.go, validateSuccessPolicy.
+func (c *checks) successPolicy(policy *batchv1.SuccessPolicy, completions int32, at *field.Path) {
+	if n := len(policy.Rules); n == 0 {
+		c.add(field.Required(at, "at least one rules must be specified when the successPolicy is specified"))
+	} else if n > maxPolicyRules {
+		c.add(field.TooMany(at, n, maxPolicyRules))
+	}
+	for i, rule := range policy.Rules {
+		at := at.Index(i)
+		if rule.SucceededCount == nil && rule.SucceededIndexes == nil {
+			c.add(field.Required(at, "at least one of succeededCount or succeededIndexes must be specified"))
+		}
+		named := int32(0)
+		if list := rule.SucceededIndexes; list != nil {
+			at := at.Child("succeededIndexes")
+			if len(*list) > maxIndexesText {
+				c.add(field.TooLong(at, "", maxIndexesText))
+			}
+			var err error
+			if named, err = countIndexes(*list, completions); err != nil {
+				c.add(field.Invalid(at, *list, "error parsing succeededIndexes: "+err.Error()))
+			}
+		}
+		if n := rule.SucceededCount; n != nil {
+			at := at.Child("succeededCount")
+			c.notNegative(int64(*n), at)
+			if *n > completions {
+				c.add(field.Invalid(at, *n, fmt.Sprintf("must be less than or equal to %d (the number of specified completions)", completions)))
+			}
+			if rule.SucceededIndexes != nil && *n > named {
+				c.add(field.Invalid(at, *n, fmt.Sprintf("must be less than or equal to %d (the number of indexes in the specified succeededIndexes field)", named)))
+			}
+		}
+	}
+}
+
+// countIndexes is how many of the numbers below end a text as "0-2,5" names. It names
+// each once, in order.
+//
+// Upstream: pkg/apis/batch/validation/validation.go, validateIndexesFormat.
+func countIndexes(text string, end int32) (n int32, err error) {
+	if text == "" {
+		return 0, nil
+	}
+	read := func(s string) (int32, error) {
+		i, err := strconv.Atoi(s)
+		if err != nil {
+			return 0, fmt.Errorf("cannot convert string to integer for index: %q", s)
+		}
+		if i >= int(end) {
+			return 0, fmt.Errorf("too large index: %q", s)
+		}
+		return int32(i), nil
+	}
+	last := int32(-1)
+	for part := range strings.SplitSeq(text, ",") {
+		limits := strings.Split(part, "-")
+		if len(limits) > 2 {
+			return 0, fmt.Errorf("the fragment %q violates the requirement that an index interval can have at most two parts separated by '-'", part)
+		}
+		var between []int32
+		for i, limit := range limits {
+			at, err := read(limit)
+			if err != nil {
+				return 0, err
+			}
+			if i == 1 && between[0] >= at {
+				return 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", between[0], at)
+			}
+			between = append(between, at)
+		}
+		first, until := between[0], between[len(between)-1]
+		if last >= first {
+			return 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", last, first)
+		}
+		n, last = n+until-first+1, until
+	}
+	return n, nil
+}
 
 // chosen refuses a value that is not in the list, and tells the list to whoever gave none.
 func chosen[T ~string](c *checks, value T, at *field.Path, allowed ...T) {

@@ -63,7 +63,7 @@ func numbers(obj runtime.Object) (names []string, values map[string]int64) {
 // validateJobStatus checks that a Job ends once and in one way.
 //
 // Upstream: pkg/apis/batch/validation/validation.go, ValidateJobStatusUpdate.
-// Left out: checks of indexes, and of what depends on a success policy.
+// Left out: indexes that stand in both lists, and what depends on a success policy.
 func validateJobStatus(job, old *batchv1.Job) field.ErrorList {
 	c := checks{validateCounts(job, old)}
 	s, o := &job.Status, &old.Status
@@ -89,6 +89,17 @@ func validateJobStatus(job, old *batchv1.Job) field.ErrorList {
 	if ends && s.StartTime == nil && !suspended {
 		c.add(field.Required(statusPath.Child("startTime"), "startTime is required for finished job"))
 	}
+	if end := job.Spec.Completions; end != nil && indexed(&job.Spec) {
+		if _, err := countIndexes(s.CompletedIndexes, *end); err != nil {
+			refuse(s.CompletedIndexes != o.CompletedIndexes, "completedIndexes", s.CompletedIndexes, "error parsing completedIndexes: "+err.Error())
+		}
+		if lost := s.FailedIndexes; lost != nil && job.Spec.BackoffLimitPerIndex != nil {
+			if _, err := countIndexes(*lost, *end); err != nil {
+				refuse(!equal(lost, o.FailedIndexes), "failedIndexes", *lost, "error parsing failedIndexes: "+err.Error())
+			}
+		}
+	}
+	refuse(s.FailedIndexes != nil && job.Spec.BackoffLimitPerIndex == nil && !equal(s.FailedIndexes, o.FailedIndexes), "failedIndexes", show(s.FailedIndexes, ""), "cannot set non-null failedIndexes when backoffLimitPerIndex is null")
 	refuse(s.CompletedIndexes != "" && !indexed(&job.Spec), "completedIndexes", s.CompletedIndexes, "cannot set non-empty completedIndexes when non-indexed completion mode")
 	refuse(s.Ready != nil && *s.Ready > s.Active, "ready", s.Ready, "cannot set more ready pods than active")
 	for _, t := range []batchv1.JobConditionType{batchv1.JobFailed, batchv1.JobComplete, batchv1.JobFailureTarget} {

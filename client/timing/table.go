@@ -69,6 +69,7 @@ var Table = []Entry{
 	{"RequestTimeout", RequestTimeout, "--request-timeout", ""},
 	{"BookmarkPeriod", BookmarkPeriod, "apiserver/pkg/storage/cacher, defaultBookmarkFrequency", ""},
 	{"ProgressDeadline", ProgressDeadline, "progressDeadlineSeconds", ""},
+	{"JobSyncBatch", JobSyncBatch, "pkg/controller/job, SyncJobBatchPeriod", ""},
 	{"JobBackOffInitial", JobBackOffInitial, "pkg/controller/job, DefaultJobPodFailureBackOff", ""},
 	{"JobBackOffMax", JobBackOffMax, "pkg/controller/job, MaxJobPodFailureBackOff", ""},
 	{"DaemonBackOffInitial", DaemonBackOffInitial, "cmd/kube-controller-manager/app/apps.go", ""},

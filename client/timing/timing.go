@@ -170,6 +170,9 @@ const (
 const (
 	// ProgressDeadline is a Deployment's default progressDeadlineSeconds.
 	ProgressDeadline = 600 * time.Second
+	// JobSyncBatch is how long a Job waits for more news of its pods before it is
+	// looked at (pkg/controller/job, SyncJobBatchPeriod).
+	JobSyncBatch = time.Second
 	// JobBackOffInitial and JobBackOffMax bound the wait before a Job replaces a
 	// failed pod (pkg/controller/job, DefaultJobPodFailureBackOff, MaxJobPodFailureBackOff).
 	JobBackOffInitial = 10 * time.Second

@@ -26,7 +26,7 @@ var upstream = map[string]string{
 	"ReflectorBackOffInitial": "800ms", "ReflectorBackOffMax": "30s", "ReflectorBackOffReset": "2m0s", "WatchTimeoutMin": "5m0s",
 	"QueueBackOffInitial": "5ms", "QueueBackOffMax": "16m40s",
 	"EventTTL": "1h0m0s", "CompactionInterval": "5m0s", "EndpointLeaseTTL": "15s", "RequestTimeout": "1m0s", "BookmarkPeriod": "1m0s",
-	"ProgressDeadline": "10m0s", "JobBackOffInitial": "10s", "JobBackOffMax": "10m0s", "DaemonBackOffInitial": "1s", "DaemonBackOffMax": "15m0s", "HPASyncPeriod": "15s", "HPADownscaleStabilization": "5m0s",
+	"ProgressDeadline": "10m0s", "JobSyncBatch": "1s", "JobBackOffInitial": "10s", "JobBackOffMax": "10m0s", "DaemonBackOffInitial": "1s", "DaemonBackOffMax": "15m0s", "HPASyncPeriod": "15s", "HPADownscaleStabilization": "5m0s",
 	"HPACPUInitializationPeriod": "5m0s", "HPAInitialReadinessDelay": "30s",
 	"PodInitialBackOff": "1s", "PodMaxBackOff": "10s", "UnschedulableFlush": "5m0s", "QueueFlushPeriod": "1s", "VolumeBindTimeout": "10m0s", "VolumeBindPoll": "1s", "ProxyMinSyncPeriod": "1s", "ProxySyncPeriod": "30s",
 	"BootstrapTokenTTL": "24h0m0s", "CSRApprovedExpiry": "1h0m0s", "CSRPendingExpiry": "24h0m0s", "ClusterSigningDuration": "8760h0m0s",

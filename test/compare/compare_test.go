@@ -208,7 +208,7 @@ func disaster(s *stage) {
 // workloads plays each workload in a namespace of its own, all at once.
 func workloads(s *stage) {
 	var wg sync.WaitGroup
-	for ns, play := range map[string]func(*stage, string){"rollout": rollout, "stuck": stuck, "scale": scale, "drain": drain, "jobs": jobs, "farewell": farewell, "ordered": ordered, "daemons": daemons} {
+	for ns, play := range map[string]func(*stage, string){"rollout": rollout, "stuck": stuck, "scale": scale, "drain": drain, "jobs": jobs, "indexes": indexes, "farewell": farewell, "ordered": ordered, "daemons": daemons} {
 		s.namespace(ns)
 		wg.Go(func() { play(s, ns) })
 	}
@@ -286,15 +286,18 @@ func drain(s *stage, ns string) {
 	}
 }
 
-// jobs end well, fail too often, fail by a policy, and take too long.
+func (s *stage) job(ns, name, image string, f func(*batchv1.JobSpec)) {
+	spec := batchv1.JobSpec{Template: template(name, image)}
+	spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
+	f(&spec)
+	_, err := s.BatchV1().Jobs(ns).Create(s.ctx, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
+	s.must(err)
+}
+
+// jobs end well, fail too often, fail by a policy, and take too long; one is somebody
+// else's, one is suspended.
 func jobs(s *stage, ns string) {
-	create := func(name, image string, f func(*batchv1.JobSpec)) {
-		spec := batchv1.JobSpec{Template: template(name, image)}
-		spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
-		f(&spec)
-		_, err := s.BatchV1().Jobs(ns).Create(s.ctx, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
-		s.must(err)
-	}
+	create := func(name, image string, f func(*batchv1.JobSpec)) { s.job(ns, name, image, f) }
 	create("well", "done", func(j *batchv1.JobSpec) { j.Completions, j.Parallelism = new(int32(3)), new(int32(2)) })
 	create("limit", "fails", func(j *batchv1.JobSpec) { j.BackoffLimit = new(int32(1)) })
 	create("late", "app", func(j *batchv1.JobSpec) { j.ActiveDeadlineSeconds = new(int64(3)) })
@@ -303,7 +306,50 @@ func jobs(s *stage, ns string) {
 			OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{1}}}}}
 	})
 	create("brief", "done", func(j *batchv1.JobSpec) { j.TTLSecondsAfterFinished = new(int32(2)) })
-	s.lull(25 * time.Second)
+	create("handed", "done", func(j *batchv1.JobSpec) { j.ManagedBy = new("example.com/other") })
+	create("paused", "app", func(j *batchv1.JobSpec) { j.Parallelism, j.BackoffLimit = new(int32(3)), new(int32(1)) })
+	s.lull(10 * time.Second)
+	s.changeJob(ns, "paused", func(j *batchv1.JobSpec) { j.Suspend = new(true) })
+	s.lull(15 * time.Second)
+}
+
+func (s *stage) changeJob(ns, name string, f func(*batchv1.JobSpec)) {
+	s.eventually("change of "+name, func() error {
+		j, err := s.BatchV1().Jobs(ns).Get(s.ctx, name, metav1.GetOptions{})
+		if err == nil {
+			f(&j.Spec)
+			_, err = s.BatchV1().Jobs(ns).Update(s.ctx, j, metav1.UpdateOptions{})
+		}
+		return err
+	})
+}
+
+// indexes fail one by one, too many of them, or at once by a policy; some are enough; the
+// last is given up. They come when the other jobs are done with most: upstream's controller
+// sends 20 requests a second.
+func indexes(s *stage, ns string) {
+	create := func(name, image string, n int32, f func(*batchv1.JobSpec)) {
+		s.lull(2 * time.Second)
+		s.job(ns, name, image, func(j *batchv1.JobSpec) {
+			j.CompletionMode, j.Completions, j.Parallelism = new(batchv1.IndexedCompletion), &n, &n
+			f(j)
+		})
+	}
+	s.lull(6 * time.Second)
+	create("odd", "odd", 4, func(j *batchv1.JobSpec) { j.BackoffLimitPerIndex = new(int32(1)) })
+	create("most", "fails", 2, func(j *batchv1.JobSpec) { j.BackoffLimitPerIndex, j.MaxFailedIndexes = new(int32(0)), new(int32(1)) })
+	create("hopeless", "odd", 2, func(j *batchv1.JobSpec) {
+		j.BackoffLimitPerIndex = new(int32(3))
+		j.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{Action: batchv1.PodFailurePolicyActionFailIndex,
+			OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{1}}}}}
+	})
+	create("leader", "leader", 3, func(j *batchv1.JobSpec) {
+		j.SuccessPolicy = &batchv1.SuccessPolicy{Rules: []batchv1.SuccessPolicyRule{{SucceededCount: new(int32(2))}, {SucceededIndexes: new("0")}}}
+	})
+	create("shrunk", "app", 3, func(*batchv1.JobSpec) {})
+	s.lull(4 * time.Second)
+	s.changeJob(ns, "shrunk", func(j *batchv1.JobSpec) { j.Completions, j.Parallelism = new(int32(2)), new(int32(2)) })
+	s.lull(4 * time.Second)
 }
 
 // farewell deletes a namespace with a Deployment, and a pod that takes its time, in it.

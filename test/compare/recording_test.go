@@ -224,6 +224,11 @@ func podState(p *corev1.Pod) (class, text string) {
 	for _, f := range p.Finalizers {
 		text += " " + f
 	}
+	for _, a := range []string{batchv1.JobCompletionIndexAnnotation, batchv1.JobIndexFailureCountAnnotation, batchv1.JobIndexIgnoredFailureCountAnnotation} {
+		if v, ok := p.Annotations[a]; ok {
+			text += fmt.Sprintf(" %s=%s", strings.TrimPrefix(a, "batch.kubernetes.io/"), v)
+		}
+	}
 	zone := ""
 	if strings.HasPrefix(p.Namespace, "zones") && p.Spec.NodeName != "" {
 		zone = " in " + p.Spec.NodeName[:1]
@@ -245,6 +250,9 @@ func deploymentState(d *appsv1.Deployment) (class, text string) {
 
 func jobState(j *batchv1.Job) (class, text string) {
 	text = fmt.Sprintf("failed=%d", j.Status.Failed)
+	if lost := j.Status.FailedIndexes; lost != nil {
+		text += " lost=" + *lost
+	}
 	for _, c := range j.Status.Conditions {
 		text += fmt.Sprintf(" %s=%s/%s/%s", c.Type, c.Status, c.Reason, plain(c.Message))
 	}

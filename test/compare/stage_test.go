@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -301,7 +302,8 @@ const (
 )
 
 // playKubelets says of every pod on a node that lives what its image's name asks
-// for: "bad" never gets ready, "fails" ends with 1, "done" ends well.
+// for: "bad" never gets ready, "fails" ends with 1, "done" ends well; of "odd" every
+// second index fails and the others end well, of "leader" only the first ends.
 func (s *stage) playKubelets() {
 	for _, p := range s.allPods() {
 		if p.Spec.NodeName == "" || !s.alive(p.Spec.NodeName) {
@@ -358,7 +360,14 @@ func run(p *corev1.Pod) {
 		st.Phase, ready = phase, corev1.ConditionFalse
 		ctr.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Reason: reason, StartedAt: now, FinishedAt: now}}
 	}
-	switch p.Spec.Containers[0].Image {
+	image := p.Spec.Containers[0].Image
+	switch index := p.Labels[batchv1.JobCompletionIndexAnnotation]; {
+	case image == "odd" && (index == "1" || index == "3"):
+		image = "fails"
+	case image == "odd", image == "leader" && index == "0":
+		image = "done"
+	}
+	switch image {
 	case "bad":
 		ready = corev1.ConditionFalse
 	case "fails":

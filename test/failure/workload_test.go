@@ -319,6 +319,70 @@ func TestAJobCountsItsPods(t *testing.T) {
 	})
 }
 
+// An index fails by itself: its next pod comes 10 s after the first has failed and knows
+// of that one, which stays until then. The others go on.
+func TestAnIndexOfAJobFailsByItself(t *testing.T) {
+	inCluster(t, func(w *world) {
+		w.twoNodes()
+		api, pods := client.For[*batchv1.Job](w.client), client.For[*corev1.Pod](w.client)
+		tmpl := template(nil, "work")
+		tmpl.Spec.RestartPolicy = corev1.RestartPolicyNever
+		_, err := api.Create(w.ctx, &batchv1.Job{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "sums"},
+			Spec: batchv1.JobSpec{Completions: new(int32(2)), Parallelism: new(int32(2)), CompletionMode: new(batchv1.IndexedCompletion),
+				BackoffLimitPerIndex: new(int32(1)), Template: tmpl},
+		})
+		w.must(err)
+		// finish ends the running pod of an index, of which so many have failed before.
+		finish := func(index, failures string, phase corev1.PodPhase) {
+			t.Helper()
+			for _, p := range w.pods("") {
+				if p.Annotations[batchv1.JobCompletionIndexAnnotation] != index || p.Status.Phase != corev1.PodRunning {
+					continue
+				}
+				if got := p.Annotations[batchv1.JobIndexFailureCountAnnotation]; got != failures {
+					t.Errorf("%s has %q failures before it, not %s", p.Name, got, failures)
+				}
+				p.Status.Phase = phase
+				p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{FinishedAt: metav1.Now()}}}}
+				_, err := pods.UpdateStatus(w.ctx, p)
+				w.must(err)
+				return
+			}
+			t.Errorf("no pod of index %s runs", index)
+		}
+		look := func(at time.Duration, pods int, failed int32, lost string) batchv1.JobStatus {
+			t.Helper()
+			w.until(at)
+			j, err := api.Get(w.ctx, "default", "sums")
+			w.must(err)
+			if n := len(w.pods("")); n != pods || j.Status.Failed != failed || j.Status.FailedIndexes == nil || *j.Status.FailedIndexes != lost {
+				t.Errorf("at %v %d pods: %+v", at, n, j.Status)
+			}
+			return j.Status
+		}
+		look(10*time.Second, 2, 0, "")
+		finish("1", "0", corev1.PodFailed)
+		look(19900*time.Millisecond, 2, 0, "")
+		look(20100*time.Millisecond, 3, 0, "") // the first is counted a second later
+		look(25*time.Second, 3, 1, "")
+		finish("1", "1", corev1.PodFailed)
+		if s := look(27*time.Second, 3, 2, "1"); len(s.Conditions) != 0 || s.Active != 1 {
+			t.Errorf("%+v", s)
+		}
+		finish("0", "0", corev1.PodSucceeded)
+		s := look(29*time.Second, 3, 2, "1")
+		if s.CompletedIndexes != "0" || len(s.Conditions) != 2 || s.Conditions[1].Type != batchv1.JobFailed || s.Conditions[1].Reason != batchv1.JobReasonFailedIndexes {
+			t.Errorf("%+v", s)
+		}
+		for _, p := range w.pods("") {
+			if len(p.Finalizers) > 0 {
+				t.Errorf("%s still has %v", p.Name, p.Finalizers)
+			}
+		}
+	})
+}
+
 func TestACronJobStartsOnTheMinute(t *testing.T) {
 	inCluster(t, func(w *world) {
 		w.until(5 * time.Second)
