@@ -110,6 +110,7 @@ func (c *daemonSets) reconcile(ctx context.Context, key string) (client.Result, 
 	if err != nil {
 		return client.Result{}, err
 	}
+	settled := c.expected.satisfied(key) // asked before pods are read: none may come between
 	claimer := claimer[*corev1.Pod]{resource: c.podAPI, owner: ds, kind: daemonSetKind, selector: selector, fresh: fresh}
 	pods, err := claimer.claim(ctx, candidates(c.pods, ds))
 	if err != nil {
@@ -117,7 +118,7 @@ func (c *daemonSets) reconcile(ctx context.Context, key string) (client.Result, 
 	}
 	view := viewDaemons(ds, c.nodes.List(), pods, current.Labels[appsv1.ControllerRevisionHashLabelKey], time.Now())
 	var manageErr error
-	if c.expected.satisfied(key) {
+	if settled {
 		manageErr = c.manage(ctx, key, ds, view)
 	}
 	if manageErr == nil {
