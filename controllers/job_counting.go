@@ -206,16 +206,7 @@ func (v *jobView) judge() {
 			failures++
 		}
 	}
-	if s.Template.Spec.RestartPolicy == corev1.RestartPolicyOnFailure {
-		for _, p := range v.pods {
-			if p.Status.Phase == corev1.PodRunning || p.Status.Phase == corev1.PodPending {
-				for _, c := range append(slices.Clone(p.Status.InitContainerStatuses), p.Status.ContainerStatuses...) {
-					failures += c.RestartCount
-				}
-			}
-		}
-	}
-	if s.BackoffLimit != nil && failures > *s.BackoffLimit {
+	if failures > *s.BackoffLimit || v.restarts() >= max(*s.BackoffLimit, 1) {
 		v.fail(batchv1.JobReasonBackoffLimitExceeded, "Job has reached the specified backoff limit")
 		return
 	}
@@ -228,6 +219,21 @@ func (v *jobView) judge() {
 		v.remind(left)
 	}
 	v.judgeIndexes()
+}
+
+// restarts are those of containers in pods that have not ended, if they are restarted at all.
+func (v *jobView) restarts() (n int32) {
+	if v.job.Spec.Template.Spec.RestartPolicy != corev1.RestartPolicyOnFailure {
+		return 0
+	}
+	for _, p := range v.pods {
+		if p.Status.Phase == corev1.PodRunning || p.Status.Phase == corev1.PodPending {
+			for _, c := range append(slices.Clone(p.Status.InitContainerStatuses), p.Status.ContainerStatuses...) {
+				n += c.RestartCount
+			}
+		}
+	}
+	return n
 }
 
 func (v *jobView) fail(reason, message string) {

@@ -306,6 +306,9 @@ func jobs(s *stage, ns string) {
 			OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{1}}}}}
 	})
 	create("brief", "done", func(j *batchv1.JobSpec) { j.TTLSecondsAfterFinished = new(int32(2)) })
+	create("restarts", "crashes", func(j *batchv1.JobSpec) {
+		j.BackoffLimit, j.Template.Spec.RestartPolicy = new(int32(2)), corev1.RestartPolicyOnFailure
+	})
 	create("handed", "done", func(j *batchv1.JobSpec) { j.ManagedBy = new("example.com/other") })
 	create("paused", "app", func(j *batchv1.JobSpec) { j.Parallelism, j.BackoffLimit = new(int32(3)), new(int32(1)) })
 	s.lull(10 * time.Second)

@@ -303,7 +303,8 @@ const (
 
 // playKubelets says of every pod on a node that lives what its image's name asks
 // for: "bad" never gets ready, "fails" ends with 1, "done" ends well; of "odd" every
-// second index fails and the others end well, of "leader" only the first ends.
+// second index fails and the others end well, of "leader" only the first ends; "crashes"
+// is restarted every three seconds.
 func (s *stage) playKubelets() {
 	for _, p := range s.allPods() {
 		if p.Spec.NodeName == "" || !s.alive(p.Spec.NodeName) {
@@ -328,6 +329,13 @@ func (s *stage) playKubelets() {
 			p = p.DeepCopy()
 			run(p)
 			_, _ = s.CoreV1().Pods(p.Namespace).UpdateStatus(s.ctx, p, metav1.UpdateOptions{})
+		}
+		if p.Spec.Containers[0].Image == "crashes" && p.Status.Phase == corev1.PodRunning {
+			if n := int32(time.Since(first) / (3 * time.Second)); n > p.Status.ContainerStatuses[0].RestartCount {
+				p = p.DeepCopy()
+				p.Status.ContainerStatuses[0].RestartCount = n
+				_, _ = s.CoreV1().Pods(p.Namespace).UpdateStatus(s.ctx, p, metav1.UpdateOptions{})
+			}
 		}
 		// A node that came back finds its containers as they were.
 		if c := podCondition(p, corev1.PodReady); p.Status.Phase == corev1.PodRunning && c != nil && c.Status == corev1.ConditionFalse && p.Spec.Containers[0].Image != "bad" {
