@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ import (
 	"orrery/apiserver/kinds"
 	"orrery/apiserver/objects"
 	"orrery/apiserver/openapi"
+	"orrery/apiserver/policy"
 	"orrery/apiserver/registry"
 	"orrery/apiserver/rest"
 	"orrery/apiserver/store"
@@ -118,8 +120,9 @@ func (s *Server) build() error {
 	if !s.config.Bare {
 		var err error
 		if plugins, err = admission.New(admission.Config{Objects: s.registry, Authorizer: s.authorizer,
-			Webhooks: webhook.New(webhook.Config{Objects: s.registry, Table: s.table, Pool: s.webhooks, Log: s.config.Log}),
-			Enable:   s.config.EnableAdmission, Disable: s.config.DisableAdmission,
+			Configured: slices.Insert(webhook.New(webhook.Config{Objects: s.registry, Table: s.table, Authorizer: s.authorizer, Pool: s.webhooks, Log: s.config.Log}),
+				1, policy.New(policy.Config{Objects: s.registry, Table: s.table, Authorizer: s.authorizer})),
+			Enable: s.config.EnableAdmission, Disable: s.config.DisableAdmission,
 			NotReadySeconds: s.config.NotReadyTolerationSeconds, UnreachableSeconds: s.config.UnreachableTolerationSeconds}); err != nil {
 			return err
 		}

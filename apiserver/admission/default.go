@@ -21,8 +21,8 @@ type Config struct {
 	Objects objects.Client
 	// Authorizer is asked by the plugins that guard certificates; nil turns those off.
 	Authorizer auth.Authorizer
-	// Webhooks are the plugins that ask servers outside.
-	Webhooks []Plugin
+	// Configured are the plugins whose rules are objects of the API: webhooks and policies, in upstream's order.
+	Configured []Plugin
 	// Enable and Disable are the values of --enable-admission-plugins and --disable-admission-plugins.
 	Enable, Disable []string
 	// NotReadySeconds and UnreachableSeconds are how long a pod that says nothing about
@@ -33,7 +33,7 @@ type Config struct {
 // New makes the chain of plugins that is on by default, in upstream's order. NodeRestriction is on when enabled by name, as kubeadm does.
 //
 // Upstream: pkg/kubeapiserver/options/plugins.go, AllOrderedPlugins and DefaultOffAdmissionPlugins.
-// Left out: PodTopologyLabels, ClusterTrustBundleAttest, NodeDeclaredFeatures, admission policies in CEL.
+// Left out: PodTopologyLabels, ClusterTrustBundleAttest, NodeDeclaredFeatures, MutatingAdmissionPolicy.
 func New(c Config) (Chain, error) {
 	offByDefault := []string{"NodeRestriction"}
 	all := Chain{
@@ -54,7 +54,7 @@ func New(c Config) (Chain, error) {
 		certificateSubjectRestriction{},
 		defaultIngressClass{objects: c.Objects},
 	}
-	all = append(append(all, c.Webhooks...), resourceQuota{objects: c.Objects}) // what is counted is what is stored
+	all = append(append(all, c.Configured...), resourceQuota{objects: c.Objects}) // what is counted is what is stored
 	known := func(name string) bool {
 		return slices.ContainsFunc(all, func(p Plugin) bool { return p.Name() == name })
 	}
@@ -81,6 +81,9 @@ var elsewhere = []string{"MutatingAdmissionWebhook", "ValidatingAdmissionWebhook
 func forbidden(a *Attributes, format string, args ...any) *apierrors.StatusError {
 	return apierrors.NewForbidden(a.Kind.GR(), nameOf(a), fmt.Errorf(format, args...))
 }
+
+// Forbidden is that 403 for plugins of other packages.
+func Forbidden(a *Attributes, err error) *apierrors.StatusError { return forbidden(a, "%w", err) }
 
 // nameOf names the object even while it only has a generateName.
 func nameOf(a *Attributes) string {

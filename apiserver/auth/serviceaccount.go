@@ -110,7 +110,7 @@ func (s *ServiceAccountTokens) AuthenticateToken(ctx context.Context, token stri
 // user builds the identity of a bound token.
 func (c *claims) user() *UserInfo {
 	k := c.Kubernetes
-	user := serviceAccountUser(k.Namespace, k.ServiceAccount.Name, string(k.ServiceAccount.UID))
+	user := ServiceAccountUser(k.Namespace, k.ServiceAccount.Name, string(k.ServiceAccount.UID))
 	if k.Pod != nil {
 		user.Extra[podNameKey] = []string{k.Pod.Name}
 		user.Extra[podUIDKey] = []string{string(k.Pod.UID)}
@@ -125,8 +125,10 @@ func (c *claims) user() *UserInfo {
 	return user
 }
 
-// serviceAccountUser is the user that a service account acts as.
-func serviceAccountUser(namespace, name, uid string) *UserInfo {
+// ServiceAccountUser is the user that a service account acts as.
+//
+// Upstream: staging/src/k8s.io/apiserver/pkg/authentication/serviceaccount/util.go, ServiceAccountInfo.UserInfo.
+func ServiceAccountUser(namespace, name, uid string) *UserInfo {
 	return &UserInfo{
 		Name:   saUserPrefix + namespace + ":" + name,
 		UID:    uid,
@@ -196,7 +198,7 @@ func (s *ServiceAccountTokens) legacyUser(ctx context.Context, c *claims, token 
 	if !ok || string(secret.Data[corev1.ServiceAccountTokenKey]) != token {
 		return nil, false, errors.New("token has been invalidated")
 	}
-	return serviceAccountUser(c.LegacyNamespace, c.LegacyName, c.LegacyUID), true, nil
+	return ServiceAccountUser(c.LegacyNamespace, c.LegacyName, c.LegacyUID), true, nil
 }
 
 // find chooses the public key that a token names.

@@ -247,6 +247,39 @@ func defaultMutatingWebhooks(c *admissionv1.MutatingWebhookConfiguration) {
 	}
 }
 
+// Upstream: pkg/apis/admissionregistration/v1/defaults.go, SetDefaults_MatchResources.
+func defaultMatchResources(m *admissionv1.MatchResources) {
+	if m == nil {
+		return
+	}
+	fillPtr(&m.MatchPolicy, admissionv1.Equivalent)
+	fillPtr(&m.NamespaceSelector, metav1.LabelSelector{})
+	fillPtr(&m.ObjectSelector, metav1.LabelSelector{})
+	for _, rules := range [][]admissionv1.NamedRuleWithOperations{m.ResourceRules, m.ExcludeResourceRules} {
+		for i := range rules {
+			fillPtr(&rules[i].Scope, admissionv1.AllScopes)
+		}
+	}
+}
+
+func defaultValidatingPolicy(p *admissionv1.ValidatingAdmissionPolicy) {
+	fillPtr(&p.Spec.FailurePolicy, admissionv1.Fail)
+	defaultMatchResources(p.Spec.MatchConstraints)
+}
+
+func defaultValidatingPolicyBinding(b *admissionv1.ValidatingAdmissionPolicyBinding) {
+	defaultMatchResources(b.Spec.MatchResources)
+}
+
+func defaultMutatingPolicy(p *admissionv1.MutatingAdmissionPolicy) {
+	fillPtr(&p.Spec.FailurePolicy, admissionv1.Fail)
+	defaultMatchResources(p.Spec.MatchConstraints)
+}
+
+func defaultMutatingPolicyBinding(b *admissionv1.MutatingAdmissionPolicyBinding) {
+	defaultMatchResources(b.Spec.MatchResources)
+}
+
 // Upstream: pkg/apis/resource/v1/defaults.go, SetDefaults_ExactDeviceRequest and SetDefaults_DeviceSubRequest.
 func defaultDevices(d *resourcev1.DeviceClaim) {
 	complete := func(mode *resourcev1.DeviceAllocationMode, count *int64) {

@@ -158,17 +158,20 @@ var rules = map[string]func(*Kind){
 			"spec.driver":   func(s *resourcev1.ResourceSlice) string { return s.Spec.Driver }},
 		Columns: "Name, Node, Driver, Pool, Age", Cells: resourceSliceCells}),
 
-	"admissionregistration.k8s.io/ValidatingWebhookConfiguration": set(rule[admissionv1.ValidatingWebhookConfiguration]{Default: defaultValidatingWebhooks, Validate: validateValidatingWebhooks,
+	"admissionregistration.k8s.io/ValidatingWebhookConfiguration": set(rule[admissionv1.ValidatingWebhookConfiguration]{Default: defaultValidatingWebhooks, Validate: validateValidatingWebhooks, Warn: warnStatic[admissionv1.ValidatingWebhookConfiguration],
 		Columns: "Name, Webhooks:int, Age", Cells: validatingWebhookCells}),
-	"admissionregistration.k8s.io/MutatingWebhookConfiguration": set(rule[admissionv1.MutatingWebhookConfiguration]{Default: defaultMutatingWebhooks, Validate: validateMutatingWebhooks,
+	"admissionregistration.k8s.io/MutatingWebhookConfiguration": set(rule[admissionv1.MutatingWebhookConfiguration]{Default: defaultMutatingWebhooks, Validate: validateMutatingWebhooks, Warn: warnStatic[admissionv1.MutatingWebhookConfiguration],
 		Columns: "Name, Webhooks:int, Age", Cells: mutatingWebhookCells}),
-	"admissionregistration.k8s.io/ValidatingAdmissionPolicy": set(rule[admissionv1.ValidatingAdmissionPolicy]{
+	"admissionregistration.k8s.io/ValidatingAdmissionPolicy": set(rule[admissionv1.ValidatingAdmissionPolicy]{Default: defaultValidatingPolicy, Validate: validateValidatingPolicy, Warn: warnStatic[admissionv1.ValidatingAdmissionPolicy],
+		More: func(k *Kind) {
+			prepareSub(k, "status", preparePolicyStatus, validatePolicyStatus, s("spec"), s("metadata"))
+		},
 		Columns: "Name, Validations:int, ParamKind, Age", Cells: validatingPolicyCells}),
-	"admissionregistration.k8s.io/ValidatingAdmissionPolicyBinding": set(rule[admissionv1.ValidatingAdmissionPolicyBinding]{
+	"admissionregistration.k8s.io/ValidatingAdmissionPolicyBinding": set(rule[admissionv1.ValidatingAdmissionPolicyBinding]{Default: defaultValidatingPolicyBinding, Validate: validateValidatingPolicyBinding, Warn: warnStatic[admissionv1.ValidatingAdmissionPolicyBinding],
 		Columns: "Name, PolicyName, ParamRef, Age", Cells: validatingPolicyBindingCells}),
-	"admissionregistration.k8s.io/MutatingAdmissionPolicy": set(rule[admissionv1.MutatingAdmissionPolicy]{
+	"admissionregistration.k8s.io/MutatingAdmissionPolicy": set(rule[admissionv1.MutatingAdmissionPolicy]{Default: defaultMutatingPolicy,
 		Columns: "Name, Mutations:int, ParamKind, Age", Cells: mutatingPolicyCells}),
-	"admissionregistration.k8s.io/MutatingAdmissionPolicyBinding": set(rule[admissionv1.MutatingAdmissionPolicyBinding]{
+	"admissionregistration.k8s.io/MutatingAdmissionPolicyBinding": set(rule[admissionv1.MutatingAdmissionPolicyBinding]{Default: defaultMutatingPolicyBinding,
 		Columns: "Name, PolicyName, ParamRef, Age", Cells: mutatingPolicyBindingCells}),
 	"flowcontrol.apiserver.k8s.io/FlowSchema": set(rule[flowv1.FlowSchema]{Default: defaultFlowSchema,
 		Columns: "Name, PriorityLevel, MatchingPrecedence, DistinguisherMethod, Age, MissingPL", Cells: flowSchemaCells}),

@@ -47,18 +47,7 @@ func validateMutatingWebhooks(w *admissionv1.MutatingWebhookConfiguration) field
 func (c *checks) webhook(w *admissionv1.ValidatingWebhook, at *field.Path) {
 	c.addAll(utilvalidation.IsFullyQualifiedName(at.Child("name"), w.Name))
 	for i, r := range w.Rules {
-		at := at.Child("rules").Index(i)
-		someOrAll(c, r.Operations, at.Child("operations"), "operations")
-		for j, o := range r.Operations {
-			optionPtr(c, &o, at.Child("operations").Index(j), admissionv1.OperationAll, admissionv1.Connect, admissionv1.Create, admissionv1.Delete, admissionv1.Update)
-		}
-		someOrAll(c, r.APIGroups, at.Child("apiGroups"), "API groups")
-		someOrAll(c, r.APIVersions, at.Child("apiVersions"), "API versions")
-		for j, v := range r.APIVersions {
-			c.required(v, at.Child("apiVersions").Index(j), "")
-		}
-		c.ruleResources(r.Resources, at.Child("resources"))
-		optionPtr(c, r.Scope, at.Child("scope"), admissionv1.AllScopes, admissionv1.ClusterScope, admissionv1.NamespacedScope)
+		c.admissionRule(&r, at.Child("rules").Index(i))
 	}
 	optionPtr(c, w.FailurePolicy, at.Child("failurePolicy"), admissionv1.Fail, admissionv1.Ignore)
 	optionPtr(c, w.MatchPolicy, at.Child("matchPolicy"), admissionv1.Equivalent, admissionv1.Exact)
@@ -71,6 +60,23 @@ func (c *checks) webhook(w *admissionv1.ValidatingWebhook, at *field.Path) {
 	}
 	c.selector(w.NamespaceSelector, at.Child("namespaceSelector"))
 	c.selector(w.ObjectSelector, at.Child("objectSelector"))
+}
+
+// admissionRule checks which requests a webhook or policy names.
+//
+// Upstream: pkg/apis/admissionregistration/validation/validation.go, validateRuleWithOperations.
+func (c *checks) admissionRule(r *admissionv1.RuleWithOperations, at *field.Path) {
+	someOrAll(c, r.Operations, at.Child("operations"), "operations")
+	for j, o := range r.Operations {
+		optionPtr(c, &o, at.Child("operations").Index(j), admissionv1.OperationAll, admissionv1.Connect, admissionv1.Create, admissionv1.Delete, admissionv1.Update)
+	}
+	someOrAll(c, r.APIGroups, at.Child("apiGroups"), "API groups")
+	someOrAll(c, r.APIVersions, at.Child("apiVersions"), "API versions")
+	for j, v := range r.APIVersions {
+		c.required(v, at.Child("apiVersions").Index(j), "")
+	}
+	c.ruleResources(r.Resources, at.Child("resources"))
+	optionPtr(c, r.Scope, at.Child("scope"), admissionv1.AllScopes, admissionv1.ClusterScope, admissionv1.NamespacedScope)
 }
 
 // optionPtr is optionOf for a value that may be left out, but not be empty.
@@ -121,9 +127,7 @@ func (c *checks) ruleResources(list []string, at *field.Path) {
 	}
 }
 
-// client checks where a webhook is, and what it understands.
-//
-// Left out: matchConditions, which are refused.
+// client checks where a webhook is, when it is called, and what it understands.
 func (c *checks) client(w *admissionv1.ValidatingWebhook, at *field.Path) {
 	switch cc, at := w.ClientConfig, at.Child("clientConfig"); {
 	case (cc.URL == nil) == (cc.Service == nil):
@@ -133,9 +137,7 @@ func (c *checks) client(w *admissionv1.ValidatingWebhook, at *field.Path) {
 	default:
 		c.webhookService(cc.Service, at.Child("service"))
 	}
-	if len(w.MatchConditions) > 0 {
-		c.add(field.Forbidden(at.Child("matchConditions"), "this server does not evaluate match conditions"))
-	}
+	c.matchConditions(w.MatchConditions, false, at.Child("matchConditions"))
 	at, versions := at.Child("admissionReviewVersions"), w.AdmissionReviewVersions
 	if len(versions) == 0 {
 		c.add(field.Required(at, "must specify one of v1, v1beta1"))

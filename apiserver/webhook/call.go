@@ -16,11 +16,9 @@ import (
 
 	reviewv1 "k8s.io/api/admission/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/uuid"
 )
 
@@ -93,26 +91,8 @@ func (p *plugin) failed(ctx context.Context, h *hook, err error) error {
 
 // review describes the write.
 func (p *plugin) review(ctx context.Context, a *admission.Attributes, row *kinds.Kind) (*reviewv1.AdmissionReview, error) {
-	asked := p.requested(ctx, a)
-	dryRun := a.DryRun
-	r := &reviewv1.AdmissionRequest{
-		UID: uuid.NewUUID(), Kind: kindOf(a, row), Resource: metav1.GroupVersionResource(row.GVR()), SubResource: a.Subresource,
-		RequestSubResource: a.Subresource, Name: a.Name, Namespace: a.Namespace, Operation: reviewv1.Operation(a.Operation), DryRun: &dryRun,
-	}
-	requestKind, requestResource := kindOf(a, asked), metav1.GroupVersionResource(asked.GVR())
-	r.RequestKind, r.RequestResource = &requestKind, &requestResource
-	if isNamespace(a) {
-		r.Namespace = a.Name
-	}
-	if u := a.User; u != nil {
-		r.UserInfo = authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}
-		for key, values := range u.Extra {
-			if r.UserInfo.Extra == nil {
-				r.UserInfo.Extra = map[string]authenticationv1.ExtraValue{}
-			}
-			r.UserInfo.Extra[key] = values
-		}
-	}
+	r := p.matcher().Request(ctx, a, row)
+	r.UID = uuid.NewUUID()
 	var err error
 	if r.Object.Raw, err = encode(a.Object, a, row); err != nil {
 		return nil, err
@@ -120,57 +100,18 @@ func (p *plugin) review(ctx context.Context, a *admission.Attributes, row *kinds
 	if r.OldObject.Raw, err = encode(a.Old, a, row); err != nil {
 		return nil, err
 	}
-	if r.Options.Raw, err = encodeOptions(a.Options); err != nil {
-		return nil, err
-	}
 	review := &reviewv1.AdmissionReview{Request: r}
 	review.SetGroupVersionKind(reviewGVK)
 	return review, nil
 }
 
-// kindOf is the kind of the body: of the resource, or of the subresource where it has one of its own.
-func kindOf(a *admission.Attributes, row *kinds.Kind) metav1.GroupVersionKind {
-	if sub := row.Sub(a.Subresource); sub != nil && sub.Kind.Kind != "" && !row.IsOne(a.Object) {
-		return metav1.GroupVersionKind(sub.Kind)
-	}
-	return metav1.GroupVersionKind(row.GVK())
-}
-
-// encode writes an object in the version of row; what is not of the resource's kind stays as it is.
+// encode writes an object in the version of row.
 func encode(obj runtime.Object, a *admission.Attributes, row *kinds.Kind) ([]byte, error) {
-	if obj == nil {
-		return nil, nil
+	obj, err := a.In(row, obj)
+	if obj == nil || err != nil {
+		return nil, err
 	}
-	obj = obj.DeepCopyObject()
-	if a.Kind.IsOne(obj) {
-		var err error
-		if obj, err = row.Convert(obj); err != nil {
-			return nil, err
-		}
-	}
-	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind(kindOf(a, row)))
 	return json.Marshal(obj)
-}
-
-func encodeOptions(o runtime.Object) ([]byte, error) {
-	if o == nil {
-		return nil, nil
-	}
-	if p, ok := o.(*metav1.PatchOptions); ok { // admission sees an update
-		o = &metav1.UpdateOptions{DryRun: p.DryRun, FieldManager: p.FieldManager, FieldValidation: p.FieldValidation}
-	}
-	o = o.DeepCopyObject()
-	kind := ""
-	switch o.(type) {
-	case *metav1.CreateOptions:
-		kind = "CreateOptions"
-	case *metav1.UpdateOptions:
-		kind = "UpdateOptions"
-	case *metav1.DeleteOptions:
-		kind = "DeleteOptions"
-	}
-	o.GetObjectKind().SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind(kind))
-	return json.Marshal(o)
 }
 
 // hookOf is where a webhook is.

@@ -10,9 +10,8 @@
 // that a broken one can always be removed; a webhook is asked at most twice
 // about one write.
 //
-// Left out: matchConditions (refused when a configuration has them),
-// AdmissionReview v1beta1, admission policies in CEL; a write of a scale shows
-// the object that is scaled.
+// Left out: AdmissionReview v1beta1; a write of a scale shows the object that is
+// scaled.
 //
-// Read next: call.go; the order of plugins is in ../admission/default.go.
+// Read next: call.go; matchConditions are evaluated in ../policy, the order of plugins is in ../admission/default.go.
 package webhook

@@ -10,9 +10,11 @@ import (
 	"sync"
 
 	"orrery/apiserver/admission"
+	"orrery/apiserver/auth"
 	"orrery/apiserver/backend"
 	"orrery/apiserver/kinds"
 	"orrery/apiserver/objects"
+	"orrery/apiserver/policy"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	reviewv1 "k8s.io/api/admission/v1"
@@ -28,6 +30,8 @@ type Config struct {
 	// Objects reads the configurations, and the namespaces that selectors look at.
 	Objects objects.Reader
 	Table   *kinds.Table
+	// Authorizer is what matchConditions know as authorizer.
+	Authorizer auth.Authorizer
 	// Pool reaches the webhooks.
 	Pool *backend.Pool
 	Log  *slog.Logger
@@ -36,6 +40,7 @@ type Config struct {
 type plugin struct {
 	admission.Base
 	Config
+	conditions policy.Cache[[]*policy.Conditions]
 }
 
 // New returns the plugins MutatingAdmissionWebhook and ValidatingAdmissionWebhook.
@@ -111,7 +116,7 @@ func (p *mutating) Admit(ctx context.Context, a *admission.Attributes) error {
 
 // hooks lists the mutating webhooks in order of their configurations' names.
 func (p *mutating) hooks(ctx context.Context, a *admission.Attributes) ([]*hook, error) {
-	if exempt(a) {
+	if a.Exempt() {
 		return nil, nil
 	}
 	all, err := p.Objects.List(ctx, schema.GroupResource{Group: admissionv1.GroupName, Resource: "mutatingwebhookconfigurations"}, "", nil)
@@ -124,12 +129,14 @@ func (p *mutating) hooks(ctx context.Context, a *admission.Attributes) ([]*hook,
 		if !ok {
 			continue
 		}
+		var own []*hook
 		for _, w := range c.Webhooks {
-			hooks = append(hooks, &hook{id: c.Name + "/" + w.Name, again: w.ReinvocationPolicy != nil && *w.ReinvocationPolicy == admissionv1.IfNeededReinvocationPolicy,
+			own = append(own, &hook{id: c.Name + "/" + w.Name, again: w.ReinvocationPolicy != nil && *w.ReinvocationPolicy == admissionv1.IfNeededReinvocationPolicy,
 				ValidatingWebhook: admissionv1.ValidatingWebhook{Name: w.Name, ClientConfig: w.ClientConfig, Rules: w.Rules, FailurePolicy: w.FailurePolicy,
 					MatchPolicy: w.MatchPolicy, NamespaceSelector: w.NamespaceSelector, ObjectSelector: w.ObjectSelector, SideEffects: w.SideEffects,
-					TimeoutSeconds: w.TimeoutSeconds, AdmissionReviewVersions: w.AdmissionReviewVersions}})
+					TimeoutSeconds: w.TimeoutSeconds, AdmissionReviewVersions: w.AdmissionReviewVersions, MatchConditions: w.MatchConditions}})
 		}
+		hooks = append(hooks, p.compiled(c, own)...)
 	}
 	return hooks, nil
 }
@@ -197,7 +204,7 @@ func (*validating) Name() string { return "ValidatingAdmissionWebhook" }
 
 // Validate implements admission.Plugin. All webhooks are asked at the same time.
 func (p *validating) Validate(ctx context.Context, a *admission.Attributes) error {
-	if exempt(a) {
+	if a.Exempt() {
 		return nil
 	}
 	all, err := p.Objects.List(ctx, schema.GroupResource{Group: admissionv1.GroupName, Resource: "validatingwebhookconfigurations"}, "", nil)
@@ -214,8 +221,11 @@ func (p *validating) Validate(ctx context.Context, a *admission.Attributes) erro
 		if !ok {
 			continue
 		}
+		var own []*hook
 		for _, w := range c.Webhooks {
-			h := &hook{ValidatingWebhook: w}
+			own = append(own, &hook{ValidatingWebhook: w})
+		}
+		for _, h := range p.compiled(c, own) {
 			row, err := p.match(ctx, h, a)
 			if err != nil {
 				return err

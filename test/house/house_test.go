@@ -51,6 +51,8 @@ var rules = []rule{
 		reason: "the kernel's network belongs to the CNI and the service proxy"},
 	{in: []string{""}, except: []string{"apiserver"}, ban: []string{"github.com/gorilla/mux"},
 		reason: "routes are the API server's"},
+	{in: []string{""}, except: []string{"apiserver"}, ban: []string{"github.com/google/cel-go"},
+		reason: "expressions are the API server's"},
 	{in: []string{""}, ban: []string{"k8s.io/client-go"}, allow: []string{"k8s.io/client-go/kubernetes/scheme", "k8s.io/client-go/applyconfigurations"},
 		reason: "informers, work queues and REST clients are the lesson, and ours are in client"},
 	{in: []string{""}, ban: []string{"k8s.io/apiserver", "k8s.io/kubernetes"},
