@@ -125,10 +125,11 @@ func (c *Compiler) env(n names) (*celgo.Env, error) {
 // Program is a compiled expression.
 type Program struct {
 	Text string
-	// Err says why the text does not compile.
-	Err     error
-	program celgo.Program
-	output  *celgo.Type
+	// Err says why the text does not compile. Internal: upstream takes that for an error of its own.
+	Err      error
+	Internal bool
+	program  celgo.Program
+	output   *celgo.Type
 }
 
 // Compile compiles an expression that must evaluate to one of some types, or to anything when none are named.
@@ -138,7 +139,7 @@ func (c *Compiler) Compile(text string, authorizer bool, to []*celgo.Type) *Prog
 	p := &Program{Text: text}
 	env, err := c.env(names{c.params, authorizer})
 	if err != nil {
-		p.Err = fmt.Errorf("unexpected error loading CEL environment: %w", err)
+		p.Err, p.Internal = fmt.Errorf("unexpected error loading CEL environment: %w", err), true
 		return p
 	}
 	ast, issues := env.Compile(text)
@@ -154,7 +155,7 @@ func (c *Compiler) Compile(text string, authorizer bool, to []*celgo.Type) *Prog
 		celgo.CostLimit(perCallLimit), celgo.CostTrackerOptions(interpreter.PresenceTestHasCost(false)), celgo.CostTracking(costs{}),
 		celgo.OptimizeRegex(regexOf("find"), regexOf("findAll")), celgo.CustomDecorator(guard(env.Functions())))
 	if err != nil {
-		p.Err = fmt.Errorf("program instantiation failed: %w", err)
+		p.Err, p.Internal = fmt.Errorf("program instantiation failed: %w", err), true
 	}
 	return p
 }

@@ -59,10 +59,13 @@ func requiredPtr[T ~string](c *checks, value *T, at *field.Path, allowed ...T) {
 	optionPtr(c, value, at, allowed...)
 }
 
-// expression refuses a text that does not compile. It is shown as it is compiled.
-func (c *checks) expression(p *cel.Program, at *field.Path) {
-	if p.Err != nil {
-		c.add(field.Invalid(at, p.Text, p.Err.Error()))
+// expression refuses a text that does not compile.
+func (c *checks) expression(text string, p *cel.Program, at *field.Path) {
+	switch {
+	case p.Internal:
+		c.add(field.InternalError(at, p.Err))
+	case p.Err != nil:
+		c.add(field.Invalid(at, text, p.Err.Error()))
 	}
 }
 
@@ -78,7 +81,7 @@ func (c *checks) matchConditions(list []admissionv1.MatchCondition, params bool,
 	for i, m := range list {
 		at := at.Index(i)
 		if text := strings.TrimSpace(m.Expression); c.required(text, at.Child("expression"), "") {
-			c.expression(compiler.Compile(text, true, cel.Bool), at.Child("expression"))
+			c.expression(text, compiler.Compile(text, true, cel.Bool), at.Child("expression"))
 		}
 		if c.required(m.Name, at.Child("name"), "") {
 			c.texts(m.Name, at.Child("name"), utilvalidation.IsQualifiedName(m.Name))
@@ -101,17 +104,17 @@ func (c *checks) policyVariable(compiler *cel.Compiler, v *admissionv1.Variable,
 		c.add(field.Invalid(at.Child("name"), v.Name, "must be a valid CEL identifier"))
 	}
 	if c.required(strings.TrimSpace(v.Expression), at.Child("expression"), "expression is not specified") {
-		c.expression(compiler.Variable(v.Name, v.Expression), at.Child("expression"))
+		c.expression(v.Expression, compiler.Variable(v.Name, v.Expression), at.Child("expression"))
 	}
 }
 
 // Upstream: pkg/apis/admissionregistration/validation/validation.go, validateValidation.
 func (c *checks) policyValidation(compiler *cel.Compiler, v *admissionv1.Validation, at *field.Path) {
 	if c.required(strings.TrimSpace(v.Expression), at.Child("expression"), "expression is not specified") {
-		c.expression(compiler.Compile(v.Expression, true, cel.Bool), at.Child("expression"))
+		c.expression(v.Expression, compiler.Compile(v.Expression, true, cel.Bool), at.Child("expression"))
 	}
 	if c.notBlank(v.MessageExpression, at.Child("messageExpression")) {
-		c.expression(compiler.Compile(v.MessageExpression, false, cel.String), at.Child("messageExpression"))
+		c.expression(v.MessageExpression, compiler.Compile(v.MessageExpression, false, cel.String), at.Child("messageExpression"))
 	}
 	if c.notBlank(v.Message, at.Child("message")) && strings.ContainsAny(strings.TrimSpace(v.Message), "\n\r") {
 		c.add(field.Invalid(at.Child("message"), v.Message, "must not contain line breaks"))
@@ -147,9 +150,7 @@ func (c *checks) auditAnnotations(compiler *cel.Compiler, policy string, list []
 		case len(text) > longest:
 			c.add(field.Required(at, fmt.Sprintf("must not exceed %d bytes in length", longest)))
 		default:
-			if p := compiler.Compile(text, true, cel.StringOrNull); p.Err != nil {
-				c.add(field.Invalid(at, a.ValueExpression, p.Err.Error()))
-			}
+			c.expression(a.ValueExpression, compiler.Compile(text, true, cel.StringOrNull), at)
 		}
 		if slices.ContainsFunc(list[:i], func(o admissionv1.AuditAnnotation) bool { return o.Key == a.Key }) {
 			c.add(field.Duplicate(at.Child("key"), a.Key))

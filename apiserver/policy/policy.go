@@ -49,7 +49,10 @@ func (*plugin) Name() string { return "ValidatingAdmissionPolicy" }
 //
 // Upstream: staging/src/k8s.io/apiserver/pkg/admission/plugin/policy/validating/dispatcher.go, dispatcher.Dispatch.
 func (p *plugin) Validate(ctx context.Context, a *admission.Attributes) error {
-	if a.Exempt() || excluded(a.Kind.GR()) {
+	switch {
+	case a.Exempt():
+		return p.authorize(ctx, a)
+	case excluded(a.Kind.GR()):
 		return nil
 	}
 	bindings, err := list[*admissionv1.ValidatingAdmissionPolicyBinding](ctx, p.Objects, "validatingadmissionpolicybindings")
