@@ -208,9 +208,9 @@ func (r *Resource[T]) Patch(ctx context.Context, namespace, name string, pt type
 
 // Apply is a server-side apply of body (JSON) by a field manager; force takes
 // fields from other managers.
-func (r *Resource[T]) Apply(ctx context.Context, namespace, name, manager string, force bool, body []byte) (T, error) {
+func (r *Resource[T]) Apply(ctx context.Context, namespace, name, manager string, force bool, body []byte, subresource ...string) (T, error) {
 	q := url.Values{"fieldManager": {manager}, "force": {fmt.Sprint(force)}}
-	return r.one(ctx, request{method: http.MethodPatch, path: r.path(namespace, name), query: q, contentType: string(types.ApplyPatchType), body: body})
+	return r.one(ctx, request{method: http.MethodPatch, path: r.path(namespace, name, subresource...), query: q, contentType: string(types.ApplyPatchType), body: body})
 }
 
 // Delete asks for the end of an object. The zero DeleteOptions mean the kind's

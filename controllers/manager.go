@@ -190,7 +190,7 @@ func (c *Config) selected() ([]descriptor, error) {
 	return out, nil
 }
 
-func (d descriptor) is(name string) bool { return name == d.name || name == d.alias }
+func (d descriptor) is(name string) bool { return name == d.name || d.alias != "" && name == d.alias }
 
 // enabled decides for one controller; the first word that names it wins.
 func enabled(d descriptor, words []string) bool {

@@ -40,4 +40,5 @@ var table = []descriptor{
 	{name: "certificatesigningrequest-cleaner-controller", alias: "csrcleaner", account: "certificate-controller", start: startCSRCleaner},
 	{name: "bootstrap-signer-controller", alias: "bootstrapsigner", account: "bootstrap-signer", optional: true, start: startBootstrapSigner},
 	{name: "token-cleaner-controller", alias: "tokencleaner", account: "token-cleaner", optional: true, start: startTokenCleaner},
+	{name: "validatingadmissionpolicy-status-controller", account: "validatingadmissionpolicy-status-controller", start: startAdmissionPolicyStatus},
 }
