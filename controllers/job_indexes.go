@@ -201,7 +201,7 @@ func (v *jobView) dueIndexes(n int) (due []int) {
 			next = wait
 		}
 	}
-	if len(due) == 0 {
+	if len(due) == 0 && next > 0 {
 		v.remind(max(next, v.batch))
 	}
 	return due

@@ -352,6 +352,102 @@ func TestIndexesAreWrittenAsRanges(t *testing.T) {
 	}
 }
 
+// What a Job does next: which indexes get pods, which pods go, and why it ends.
+func TestAJobDecides(t *testing.T) {
+	of := func(index, failures int, change ...func(*corev1.Pod)) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Finalizers = []string{batchv1.JobTrackingFinalizer}
+			p.Annotations = map[string]string{batchv1.JobCompletionIndexAnnotation: fmt.Sprint(index), batchv1.JobIndexFailureCountAnnotation: fmt.Sprint(failures)}
+			for _, f := range change {
+				f(p)
+			}
+		}
+	}
+	ended := func(phase corev1.PodPhase, code int32, ago time.Duration) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Status.Phase = phase
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, FinishedAt: metav1.NewTime(t0.Add(-ago))}}}}
+		}
+	}
+	done, failed := ended(corev1.PodSucceeded, 0, time.Minute), ended(corev1.PodFailed, 1, time.Minute)
+	restarted := func(n int32) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: n}} }
+	}
+	pending := func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }
+	byIndex := func(limit int32) func(*batchv1.JobSpec) {
+		return func(s *batchv1.JobSpec) { s.BackoffLimitPerIndex = &limit }
+	}
+	enough := func(rule batchv1.SuccessPolicyRule) func(*batchv1.JobSpec) {
+		return func(s *batchv1.JobSpec) {
+			s.SuccessPolicy = &batchv1.SuccessPolicy{Rules: []batchv1.SuccessPolicyRule{rule}}
+		}
+	}
+	onFailure := func(s *batchv1.JobSpec) {
+		s.BackoffLimit, s.Template.Spec.RestartPolicy = new(int32(2)), corev1.RestartPolicyOnFailure
+	}
+	for _, c := range []struct {
+		name string
+		spec func(*batchv1.JobSpec)
+		pods []func(*corev1.Pod)
+		want string
+	}{
+		{"it begins", nil, nil, "create [0 1 2]"},
+		{"one is done, one runs", nil, []func(*corev1.Pod){of(1, 0, done), of(0, 0)}, "create [2]"},
+		{"two of an index", nil, []func(*corev1.Pod){of(0, 0, pending), of(0, 0), of(1, 0), of(2, 0)}, "remove [p0]"},
+		{"no index of the job", nil, []func(*corev1.Pod){of(0, 0), of(3, 0), of(1, 0), of(2, 0)}, "remove [p1]"},
+		{"after a failure an index waits", byIndex(2), []func(*corev1.Pod){of(0, 0), of(1, 1, ended(corev1.PodFailed, 1, 4*time.Second)), of(2, 0)}, "in 16s"},
+		{"and has another pod then", byIndex(2), []func(*corev1.Pod){of(0, 0), of(1, 1, failed), of(2, 0)}, "create [1]"},
+		{"until it has failed too often", byIndex(1), []func(*corev1.Pod){of(0, 0), of(1, 1, failed), of(2, 0)}, ""},
+		{"all indexes have ended", byIndex(1), []func(*corev1.Pod){of(0, 0, done), of(1, 1, failed), of(2, 0, done)}, "FailedIndexes"},
+		{"too many have failed", func(s *batchv1.JobSpec) { byIndex(0)(s); s.MaxFailedIndexes = new(int32(0)) }, []func(*corev1.Pod){of(0, 0), of(1, 0, failed)}, "MaxFailedIndexesExceeded, remove [p0]"},
+		{"a policy gives an index up", func(s *batchv1.JobSpec) {
+			byIndex(9)(s)
+			s.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{Action: batchv1.PodFailurePolicyActionFailIndex,
+				OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{1}}}}}
+		}, []func(*corev1.Pod){of(0, 0, done), of(1, 0, failed), of(2, 0, done)}, "FailedIndexes"},
+		{"an index suffices", enough(batchv1.SuccessPolicyRule{SucceededIndexes: new("0")}), []func(*corev1.Pod){of(0, 0, done), of(1, 0)}, "SuccessPolicy, remove [p1]"},
+		{"the wrong one does not", enough(batchv1.SuccessPolicyRule{SucceededIndexes: new("0")}), []func(*corev1.Pod){of(1, 0, done), of(0, 0), of(2, 0)}, ""},
+		{"some of them suffice", enough(batchv1.SuccessPolicyRule{SucceededIndexes: new("0-2"), SucceededCount: new(int32(1))}), []func(*corev1.Pod){of(1, 0, done), of(0, 0)}, "SuccessPolicy, remove [p1]"},
+		{"restarts up to the limit", onFailure, []func(*corev1.Pod){of(0, 0, restarted(1)), of(1, 0), of(2, 0)}, ""},
+		{"restarts at the limit", onFailure, []func(*corev1.Pod){of(0, 0, restarted(2))}, "BackoffLimitExceeded, remove [p0]"},
+		{"it is suspended", func(s *batchv1.JobSpec) { s.Suspend = new(true) }, []func(*corev1.Pod){of(0, 0), of(1, 0)}, "remove [p0 p1]"},
+	} {
+		job := &batchv1.Job{Spec: batchv1.JobSpec{CompletionMode: new(batchv1.IndexedCompletion), Completions: new(int32(3)), Parallelism: new(int32(3)), BackoffLimit: new(int32(6))}}
+		if c.spec != nil {
+			c.spec(&job.Spec)
+		}
+		var pods []*corev1.Pod
+		for i, change := range c.pods {
+			pods = append(pods, pod(fmt.Sprint("p", i), "n", change))
+		}
+		v := viewJob(job, pods, t0)
+		v.batch, v.initial, v.most = time.Second, 10*time.Second, 10*time.Minute
+		var got []string
+		for _, why := range []*batchv1.JobCondition{v.failure, v.success} {
+			if why != nil {
+				got = append(got, why.Reason)
+			}
+		}
+		plan := v.plan()
+		if len(plan.create) > 0 {
+			got = append(got, fmt.Sprint("create ", plan.create))
+		}
+		var removed []string
+		for _, p := range plan.remove {
+			removed = append(removed, p.Name)
+		}
+		if removed != nil {
+			got = append(got, fmt.Sprint("remove ", removed))
+		}
+		if v.after > 0 {
+			got = append(got, fmt.Sprint("in ", v.after))
+		}
+		if s := strings.Join(got, ", "); s != c.want {
+			t.Errorf("%s: %q, want %q", c.name, s, c.want)
+		}
+	}
+}
+
 func TestAPodFailurePolicyDecidesByTheFirstRuleThatMatches(t *testing.T) {
 	policy := &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{
 		{Action: batchv1.PodFailurePolicyActionFailJob, OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{42}}},
