@@ -92,6 +92,7 @@ func (w *world) patchNode(name string, spec map[string]any) {
 	w.must(err)
 	_, err = client.For[*corev1.Node](w.c).Patch(w.ctx, "", name, types.MergePatchType, body)
 	w.must(err)
+	synctest.Wait() // the scheduler hears of nodes and of pods on two watches: it has heard of this one
 }
 
 func (w *world) pod(name, cpu string, change ...func(*corev1.Pod)) {
