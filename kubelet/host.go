@@ -39,7 +39,7 @@ func (k *Kubelet) Healthy() error {
 func (k *Kubelet) find(namespace, name string) (*corev1.Pod, error) {
 	pod := k.pods.named(namespace, name)
 	if pod == nil {
-		return nil, fmt.Errorf("pod %s/%s: %w", namespace, name, server.ErrNotFound)
+		return nil, server.NotFound("pod does not exist")
 	}
 	return pod, nil
 }
@@ -51,7 +51,7 @@ func (k *Kubelet) run(ctx context.Context, namespace, name, containerName string
 		return nil, nil, err
 	}
 	if findSpec(pod, containerName) == nil {
-		return nil, nil, fmt.Errorf("container %q in pod %q is not available: %w", containerName, name, server.ErrNotFound)
+		return nil, nil, server.NotFound(fmt.Sprintf("container %q in pod %q is not available", containerName, name))
 	}
 	state, err := k.readState(ctx, pod.UID)
 	if err != nil {
@@ -91,6 +91,9 @@ func (k *Kubelet) run(ctx context.Context, namespace, name, containerName string
 
 // Log is where a container's log lies, and whether it may still grow.
 func (k *Kubelet) Log(ctx context.Context, namespace, name, containerName string, previous bool) (string, func() bool, error) {
+	if k.pods.named(namespace, name) == nil {
+		return "", nil, server.NotFound(fmt.Sprintf("pod %q does not exist", name))
+	}
 	pod, c, err := k.run(ctx, namespace, name, containerName, previous)
 	if err != nil {
 		return "", nil, err
@@ -109,7 +112,7 @@ func (k *Kubelet) Log(ctx context.Context, namespace, name, containerName string
 func (k *Kubelet) running(ctx context.Context, namespace, name, containerName string) (*container, error) {
 	_, c, err := k.run(ctx, namespace, name, containerName, false)
 	if err == nil && !c.running() {
-		err = fmt.Errorf("container not found (%q): %w", containerName, server.ErrNotFound)
+		err = server.NotFound(fmt.Sprintf("container not found (%q)", containerName))
 	}
 	return c, err
 }

@@ -41,8 +41,11 @@ type Host interface {
 // Streams is which of a process's streams are wanted.
 type Streams struct{ TTY, Stdin, Stdout, Stderr bool }
 
-// ErrNotFound marks errors about pods and containers that are not here.
-var ErrNotFound = errors.New("not found")
+// NotFound is an error about a pod or a container that is not here: a 404.
+type NotFound string
+
+// Error implements error.
+func (e NotFound) Error() string { return string(e) }
 
 // Server answers on the kubelet's port.
 //
@@ -174,7 +177,7 @@ func writeJSON(w http.ResponseWriter, v any) {
 
 func fail(w http.ResponseWriter, err error) {
 	code := http.StatusBadRequest
-	if errors.Is(err, ErrNotFound) {
+	if _, ok := errors.AsType[NotFound](err); ok {
 		code = http.StatusNotFound
 	}
 	http.Error(w, err.Error(), code)

@@ -122,7 +122,7 @@ func (h *host) Stats(context.Context) (*stats.Summary, error) {
 }
 func (h *host) Log(_ context.Context, namespace, pod, container string, previous bool) (string, func() bool, error) {
 	if pod != "web" {
-		return "", nil, fmt.Errorf("pod %s: %w", pod, ErrNotFound)
+		return "", nil, NotFound(fmt.Sprintf("pod %q does not exist", pod))
 	}
 	if previous {
 		return "", nil, fmt.Errorf("previous terminated container %q in pod %q not found", container, pod)
@@ -156,7 +156,7 @@ func TestRoutes(t *testing.T) {
 	}{
 		{"GET", "/healthz", 200, "ok"},
 		{"GET", "/containerLogs/default/web/app?tailLines=1", 200, "four\n"},
-		{"GET", "/containerLogs/default/nope/app", 404, "pod nope: not found\n"},
+		{"GET", "/containerLogs/default/nope/app", 404, "pod \"nope\" does not exist\n"},
 		{"GET", "/containerLogs/default/web/app?previous=true", 400, "previous terminated container \"app\" in pod \"web\" not found\n"},
 		{"GET", "/containerLogs/default/web/app?tailLines=x", 400, ""},
 		{"POST", "/exec/default/web/app?command=ls&command=-l&input=1&tty=1", 200, "POST /exec/token?c=ls&c=-l&in=true&tty=true v4.channel.k8s.io"},

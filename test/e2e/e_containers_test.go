@@ -82,8 +82,14 @@ func TestKillTheKubelet(t *testing.T) {
 		}
 		return err
 	})
-	// Logs go on, exec works, nothing was restarted.
-	must(t, contains(kubectl(t, "exec", pod, "--", "/usr/local/bin/podinfo", "--get", "http://127.0.0.1:9898/after-the-kill"), "404"))
+	// Logs go on, exec works as soon as the kubelet has read its pods, nothing was restarted.
+	eventually(t, 20*time.Second, func() error {
+		out, err := tryKubectl("exec", pod, "--", "/usr/local/bin/podinfo", "--get", "http://127.0.0.1:9898/after-the-kill")
+		if err != nil {
+			return err
+		}
+		return contains(out, "404")
+	})
 	eventually(t, 20*time.Second, func() error { return contains(kubectl(t, "logs", pod, "--tail=5"), "/after-the-kill") })
 	must(t, is(before, "{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}", "pod", pod)())
 	must(t, is("True", `{.status.conditions[?(@.type=="Ready")].status}`, "node", worker2)())
