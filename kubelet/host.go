@@ -108,13 +108,22 @@ func (k *Kubelet) Log(ctx context.Context, namespace, name, containerName string
 	}, nil
 }
 
-// running is run for those who need the container alive.
+// running finds a container that is alive.
 func (k *Kubelet) running(ctx context.Context, namespace, name, containerName string) (*container, error) {
-	_, c, err := k.run(ctx, namespace, name, containerName, false)
-	if err == nil && !c.running() {
-		err = server.NotFound(fmt.Sprintf("container not found (%q)", containerName))
+	pod, err := k.find(namespace, name)
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	state, err := k.readState(ctx, pod.UID)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range state.containers {
+		if c.name == containerName && c.running() {
+			return c, nil
+		}
+	}
+	return nil, server.NotFound(fmt.Sprintf("container not found (%q)", containerName))
 }
 
 // Exec prepares a process beside those of a container.

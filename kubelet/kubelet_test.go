@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"orrery/client"
+	"orrery/kubelet/server"
 )
 
 func TestNodeRegistersWithWhatItHas(t *testing.T) {
@@ -323,6 +325,39 @@ func TestTenMinutesOfHealthEndTheBackOff(t *testing.T) {
 		starts := n.runtime.startsOf("app", at)
 		if last := starts[len(starts)-1]; last < 0 || last > 2*time.Second {
 			t.Errorf("restarted %v after the end, want at once", last)
+		}
+	})
+}
+
+// kubectl shows these words behind "unable to upgrade connection: ".
+func TestExecWhereNothingRuns(t *testing.T) {
+	onNode(t, nil, func(n *node) {
+		n.runtime.mu.Lock()
+		n.runtime.noImage["docker.io/demo/app:1"] = true
+		n.runtime.mu.Unlock()
+		n.create("web", nil)
+		n.settle(3 * time.Second)
+		exec := func(pod string) error {
+			_, err := n.kubelet.Exec(n.ctx, "default", pod, "app", []string{"ls"}, server.Streams{Stdout: true})
+			return err
+		}
+		log := func(pod string) error {
+			_, _, err := n.kubelet.Log(n.ctx, "default", pod, "app", false)
+			return err
+		}
+		for _, c := range []struct {
+			err  error
+			want string
+			gone bool
+		}{
+			{exec("nope"), "pod does not exist", true},
+			{log("nope"), `pod "nope" does not exist`, true},
+			{exec("web"), `container not found ("app")`, true},
+			{log("web"), `container "app" in pod "web" is waiting to start: image can't be pulled`, false},
+		} {
+			if _, gone := errors.AsType[server.NotFound](c.err); c.err == nil || c.err.Error() != c.want || gone != c.gone {
+				t.Errorf("%v, want %s", c.err, c.want)
+			}
 		}
 	})
 }
