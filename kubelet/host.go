@@ -46,9 +46,9 @@ func (k *Kubelet) find(namespace, name string) (*corev1.Pod, error) {
 
 // run finds a container by name; previous wants the run before the newest.
 func (k *Kubelet) run(ctx context.Context, namespace, name, containerName string, previous bool) (*corev1.Pod, *container, error) {
-	pod, err := k.find(namespace, name)
-	if err != nil {
-		return nil, nil, err
+	pod := k.pods.named(namespace, name)
+	if pod == nil {
+		return nil, nil, server.NotFound(fmt.Sprintf("pod %q does not exist", name))
 	}
 	if findSpec(pod, containerName) == nil {
 		return nil, nil, server.NotFound(fmt.Sprintf("container %q in pod %q is not available", containerName, name))
@@ -91,9 +91,6 @@ func (k *Kubelet) run(ctx context.Context, namespace, name, containerName string
 
 // Log is where a container's log lies, and whether it may still grow.
 func (k *Kubelet) Log(ctx context.Context, namespace, name, containerName string, previous bool) (string, func() bool, error) {
-	if k.pods.named(namespace, name) == nil {
-		return "", nil, server.NotFound(fmt.Sprintf("pod %q does not exist", name))
-	}
 	pod, c, err := k.run(ctx, namespace, name, containerName, previous)
 	if err != nil {
 		return "", nil, err
