@@ -120,13 +120,13 @@ func (c *jobs) reconcile(ctx context.Context, key string) (client.Result, error)
 	if managed {
 		manageErr = c.manage(ctx, key, job, &view)
 	}
-	view.bury(managed && manageErr == nil)
+	view.track(managed && manageErr == nil)
 	if job, err = c.write(ctx, job, view.status(false)); err != nil {
 		return client.Result{}, err
 	}
 	// Only pods whose UIDs stand in the status may lose their finalizer.
 	err = c.release(ctx, pods, func(p *corev1.Pod) bool {
-		return slices.Contains(view.uncounted.Succeeded, p.UID) || slices.Contains(view.uncounted.Failed, p.UID) || view.free[p.UID]
+		return slices.Contains(view.uncounted.Succeeded, p.UID) || slices.Contains(view.uncounted.Failed, p.UID) || view.removable[p.UID]
 	})
 	if err != nil {
 		return client.Result{}, err

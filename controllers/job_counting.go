@@ -21,19 +21,19 @@ import (
 
 // jobView is one look at a Job and its pods.
 type jobView struct {
-	job                        *batchv1.Job
-	pods                       []*corev1.Pod
-	now                        time.Time
-	active, ready, terminating int
-	uncounted                  batchv1.UncountedTerminatedPods
-	succeeded, failed          int32                 // in the sum, without the uncounted
-	done, lost                 map[int]bool          // the indexes that have succeeded and failed
-	heirless                   map[int]*corev1.Pod   // see heirs
-	fallen                     []*corev1.Pod         // have failed, and the status does not know
-	free                       map[types.UID]bool    // may lose their finalizers without having been noted in the status
-	failure, success           *batchv1.JobCondition // why the job is to end
-	after                      time.Duration         // until something is due
-	batch, initial, most       time.Duration         // see jobs
+	job                             *batchv1.Job
+	pods                            []*corev1.Pod
+	now                             time.Time
+	active, ready, terminating      int
+	uncounted                       batchv1.UncountedTerminatedPods
+	succeeded, failed               int32 // in the sum, without the uncounted
+	succeededIndexes, failedIndexes map[int]bool
+	delayed                         map[int]*corev1.Pod   // see delayDeletion
+	newFailed                       []*corev1.Pod         // have failed, and the status does not know
+	removable                       map[types.UID]bool    // may lose their finalizers without having been noted in the status
+	failure, success                *batchv1.JobCondition // why the job is to end
+	after                           time.Duration         // until something is due
+	batch, initial, most            time.Duration         // see jobs
 }
 
 type jobPlan struct {
@@ -54,7 +54,7 @@ func (v *jobView) podFailed(p *corev1.Pod) bool {
 }
 
 func viewJob(job *batchv1.Job, pods []*corev1.Pod, now time.Time) jobView {
-	v := jobView{job: job, pods: pods, now: now, succeeded: job.Status.Succeeded, failed: job.Status.Failed, free: map[types.UID]bool{}}
+	v := jobView{job: job, pods: pods, now: now, succeeded: job.Status.Succeeded, failed: job.Status.Failed, removable: map[types.UID]bool{}}
 	if u := job.Status.UncountedTerminatedPods; u != nil {
 		waiting := map[types.UID]bool{} // pods that still carry the finalizer
 		for _, p := range pods {
@@ -76,18 +76,18 @@ func viewJob(job *batchv1.Job, pods []*corev1.Pod, now time.Time) jobView {
 		v.failed += counted(u.Failed, &v.uncounted.Failed)
 	}
 	if v.indexed() {
-		v.done, v.lost = parseIndexes(job.Status.CompletedIndexes, v.completions()), map[int]bool{}
+		v.succeededIndexes, v.failedIndexes = parseIndexes(job.Status.CompletedIndexes, v.completions()), map[int]bool{}
 		if v.perIndex() && job.Status.FailedIndexes != nil {
-			v.lost = parseIndexes(*job.Status.FailedIndexes, v.completions())
+			v.failedIndexes = parseIndexes(*job.Status.FailedIndexes, v.completions())
 		}
 	}
 	for _, p := range pods {
 		v.count(p)
 	}
 	if v.indexed() {
-		v.succeeded = int32(len(v.done))
+		v.succeeded = int32(len(v.succeededIndexes))
 	}
-	v.heirs()
+	v.delayDeletion()
 	v.judge()
 	return v
 }
@@ -105,9 +105,9 @@ func (v *jobView) count(p *corev1.Pod) {
 			v.uncounted.Succeeded = append(v.uncounted.Succeeded, p.UID)
 			return
 		}
-		v.free[p.UID] = true // its index in the status is enough
+		v.removable[p.UID] = true // its index in the status is enough
 		if !astray {
-			v.done[index] = true
+			v.succeededIndexes[index] = true
 		}
 	case v.podFailed(p):
 		if !podFinished(p) {
@@ -117,12 +117,12 @@ func (v *jobView) count(p *corev1.Pod) {
 			return
 		}
 		if astray {
-			v.free[p.UID] = true
+			v.removable[p.UID] = true
 			return
 		}
-		v.fallen = append(v.fallen, p)
+		v.newFailed = append(v.newFailed, p)
 		if v.perIndex() && v.givesUp(p) {
-			v.lost[index] = true
+			v.failedIndexes[index] = true
 		}
 	case p.DeletionTimestamp != nil:
 		v.terminating++
@@ -137,16 +137,16 @@ func (v *jobView) count(p *corev1.Pod) {
 // ends says whether the job is being ended before all its pods have ended by themselves.
 func (v *jobView) ends() bool { return v.failure != nil || v.success != nil }
 
-// bury notes the pods that have failed, but for those that shall have an heir first;
+// track notes the pods that have failed, but for those that shall be replaced first;
 // once a job ends, all pods that are left: they count as failed if the job has failed.
 // If they could not all be deleted the end waits.
-func (v *jobView) bury(deleted bool) {
+func (v *jobView) track(deleted bool) {
 	if !deleted {
 		v.failure, v.success = nil, nil
 	}
 	over := v.ends() || v.reached() || v.job.DeletionTimestamp != nil
-	for _, p := range v.fallen {
-		if over || v.heirless[podIndex(p)] != p {
+	for _, p := range v.newFailed {
+		if over || v.delayed[podIndex(p)] != p {
 			v.note(p, true)
 		}
 	}
@@ -165,7 +165,7 @@ func (v *jobView) note(p *corev1.Pod, failed bool) {
 	if failed && v.countsAsFailed(p) {
 		v.uncounted.Failed = append(v.uncounted.Failed, p.UID)
 	} else {
-		v.free[p.UID] = true
+		v.removable[p.UID] = true
 	}
 }
 
@@ -196,7 +196,7 @@ func (v *jobView) judge() {
 		return
 	}
 	failures := v.failed + int32(len(v.uncounted.Failed))
-	for _, p := range v.fallen {
+	for _, p := range v.newFailed {
 		action, message := failureAction(s.PodFailurePolicy, p)
 		if action == batchv1.PodFailurePolicyActionFailJob {
 			v.fail(batchv1.JobReasonPodFailurePolicy, message)
@@ -371,10 +371,10 @@ func (v *jobView) status(last bool) batchv1.JobStatus {
 	s.Succeeded, s.Failed = v.succeeded, v.failed
 	s.UncountedTerminatedPods = v.uncounted.DeepCopy()
 	if v.indexed() {
-		s.CompletedIndexes = formatIndexes(v.done)
+		s.CompletedIndexes = formatIndexes(v.succeededIndexes)
 	}
 	if v.perIndex() {
-		s.FailedIndexes = new(formatIndexes(v.lost))
+		s.FailedIndexes = new(formatIndexes(v.failedIndexes))
 	}
 	now := metav1.NewTime(v.now)
 	if s.StartTime == nil && !v.suspended() {

@@ -58,13 +58,13 @@ func (v *jobView) givesUp(p *corev1.Pod) bool {
 		action != batchv1.PodFailurePolicyActionIgnore && before >= int(*v.job.Spec.BackoffLimitPerIndex)
 }
 
-// heirs finds, for each index that is to have another pod, the last one that failed.
+// delayDeletion finds, for each index that is to have another pod, the last one that failed.
 // That one stays until the other is there: its annotations are where the count is kept.
-func (v *jobView) heirs() {
+func (v *jobView) delayDeletion() {
 	if !v.perIndex() {
 		return
 	}
-	v.heirless = map[int]*corev1.Pod{}
+	v.delayed = map[int]*corev1.Pod{}
 	busy := map[int]bool{}
 	for _, p := range v.running() {
 		busy[podIndex(p)] = true
@@ -72,11 +72,11 @@ func (v *jobView) heirs() {
 	absolute := func(p *corev1.Pod) int { counted, ignored := failuresBefore(p); return counted + ignored }
 	for _, p := range v.pods {
 		i := podIndex(p)
-		if !v.podFailed(p) || !hasFinalizer(p, batchv1.JobTrackingFinalizer) || v.astray(p) || v.done[i] || v.lost[i] || busy[i] {
+		if !v.podFailed(p) || !hasFinalizer(p, batchv1.JobTrackingFinalizer) || v.astray(p) || v.succeededIndexes[i] || v.failedIndexes[i] || busy[i] {
 			continue
 		}
-		if last := v.heirless[i]; last == nil || absolute(last) <= absolute(p) && !finishedAt(p).Before(finishedAt(last)) {
-			v.heirless[i] = p
+		if last := v.delayed[i]; last == nil || absolute(last) <= absolute(p) && !finishedAt(p).Before(finishedAt(last)) {
+			v.delayed[i] = p
 		}
 	}
 }
@@ -87,7 +87,7 @@ func (v *jobView) failureCounts(index int) map[string]string {
 		return nil
 	}
 	counted, ignored := 0, 0
-	if last := v.heirless[index]; last != nil {
+	if last := v.delayed[index]; last != nil {
 		counted, ignored = failuresBefore(last)
 		if v.countsAsFailed(last) {
 			counted++
@@ -107,16 +107,16 @@ func (v *jobView) failureCounts(index int) map[string]string {
 func (v *jobView) judgeIndexes() {
 	s := &v.job.Spec
 	if v.perIndex() {
-		if s.MaxFailedIndexes != nil && len(v.lost) > int(*s.MaxFailedIndexes) {
+		if s.MaxFailedIndexes != nil && len(v.failedIndexes) > int(*s.MaxFailedIndexes) {
 			v.fail(batchv1.JobReasonMaxFailedIndexesExceeded, "Job has exceeded the specified maximal number of failed indexes")
 			return
 		}
-		if len(v.lost) > 0 && len(v.lost)+len(v.done) >= v.completions() {
+		if len(v.failedIndexes) > 0 && len(v.failedIndexes)+len(v.succeededIndexes) >= v.completions() {
 			v.fail(batchv1.JobReasonFailedIndexes, "Job has failed indexes")
 			return
 		}
 	}
-	if s.SuccessPolicy == nil || len(v.done) == 0 {
+	if s.SuccessPolicy == nil || len(v.succeededIndexes) == 0 {
 		return
 	}
 	for i, rule := range s.SuccessPolicy.Rules {
@@ -131,7 +131,7 @@ func (v *jobView) judgeIndexes() {
 // name none and mean any.
 func (v *jobView) meets(rule *batchv1.SuccessPolicyRule) bool {
 	if rule.SucceededIndexes == nil {
-		return rule.SucceededCount != nil && len(v.done) >= int(*rule.SucceededCount)
+		return rule.SucceededCount != nil && len(v.succeededIndexes) >= int(*rule.SucceededCount)
 	}
 	named := parseIndexes(*rule.SucceededIndexes, v.completions())
 	if len(named) == 0 {
@@ -139,7 +139,7 @@ func (v *jobView) meets(rule *batchv1.SuccessPolicyRule) bool {
 	}
 	n := 0
 	for i := range named {
-		if v.done[i] {
+		if v.succeededIndexes[i] {
 			n++
 		}
 	}
@@ -178,7 +178,7 @@ func (v *jobView) freeIndexes(n int) (out []int) {
 		}
 	}
 	for i := 0; i < v.completions() && len(out) < n; i++ {
-		if !v.done[i] && !v.lost[i] && !busy[i] {
+		if !v.succeededIndexes[i] && !v.failedIndexes[i] && !busy[i] {
 			out = append(out, i)
 		}
 	}
@@ -191,7 +191,7 @@ func (v *jobView) dueIndexes(n int) (due []int) {
 	next := time.Duration(0)
 	for _, i := range v.freeIndexes(n) {
 		wait := time.Duration(0)
-		if last := v.heirless[i]; last != nil {
+		if last := v.delayed[i]; last != nil {
 			counted, ignored := failuresBefore(last)
 			wait = v.waitAfter(counted+ignored+1, finishedAt(last))
 		}
