@@ -185,10 +185,10 @@ func TestTheOtherServerOpensTheSameData(t *testing.T) {
 		t.Run(string(first)+" first, then "+string(second), func(t *testing.T) {
 			ctx, c := t.Context(), peers.New(t)
 			server := c.StartAPIServer(first)
+			r := newReader(t, c)
+			r.create(ctx, objects(t)) // before a controller makes one of them
 			manager, scheduler := c.StartControllerManager(first), c.StartScheduler(first)
 			c.StartNodes(2)
-			r := newReader(t, c)
-			r.create(ctx, objects(t))
 			w := newWorld(t, c, "lived", first)
 			w.deployment("web", 2)
 			w.complete("web", 2)
